@@ -1,0 +1,119 @@
+"""Logging: structlog for our events, one format for everybody's.
+
+`get_logger` is what the package logs through; `configure` is for the process that owns the terminal. A library
+user who calls neither `configure` nor structlog's own gets structlog's defaults, from INFO up.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any, Final, Literal
+
+import structlog
+from structlog.typing import EventDict, Processor
+
+LogFormat = Literal["auto", "console", "json"]
+
+DEBUG: Final = logging.DEBUG
+INFO: Final = logging.INFO
+WARNING: Final = logging.WARNING
+ERROR: Final = logging.ERROR
+
+_threshold = INFO
+
+
+class Logger:
+    """Logs events through structlog; below the level it costs one comparison, and it never raises.
+
+    A request must not fail because a log handler does, so whatever the pipeline raises is dropped.
+    """
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def enabled(self, level: int) -> bool:
+        """Say whether events of this level are logged at all."""
+        return level >= _threshold
+
+    def debug(self, event: str, **values: object) -> None:
+        """Log something that is of use while looking for a fault."""
+        self._log(DEBUG, "debug", event, values)
+
+    def info(self, event: str, **values: object) -> None:
+        """Log something that happened as it should."""
+        self._log(INFO, "info", event, values)
+
+    def warning(self, event: str, **values: object) -> None:
+        """Log something that somebody should look at."""
+        self._log(WARNING, "warning", event, values)
+
+    def error(self, event: str, **values: object) -> None:
+        """Log a failure."""
+        self._log(ERROR, "error", event, values)
+
+    def exception(self, event: str, **values: object) -> None:
+        """Log a failure with the traceback of the exception that is being handled."""
+        self._log(ERROR, "error", event, {**values, "exc_info": True})
+
+    def _log(self, level: int, method: str, event: str, values: dict[str, object]) -> None:
+        if level < _threshold:
+            return
+        try:
+            getattr(structlog.get_logger(self._name), method)(event, **values)
+        except Exception:  # noqa: BLE001, S110 - see the class: logging never fails the caller
+            pass
+
+
+def get_logger(name: str) -> Logger:
+    """Return the logger of a module."""
+    return Logger(name)
+
+
+def configure(level: str = "INFO", log_format: LogFormat = "auto") -> None:
+    """Send our events, Tornado's, the SDK's and everybody else's to standard error in one format.
+
+    Args:
+        level: The lowest level that is logged: DEBUG, INFO, WARNING, ERROR or CRITICAL.
+        log_format: `console` for people, `json` for one JSON object a line, `auto` for the first on a terminal
+            and the second elsewhere.
+    """
+    global _threshold  # noqa: PLW0603 - the level is the process's, as in logging itself
+    _threshold = logging.getLevelNamesMapping()[level]
+    as_json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    rendering: list[Processor] = (
+        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+        if as_json
+        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _drop_color, *rendering],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    logging.captureWarnings(capture=True)
+
+
+def _drop_color(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Remove the coloured copy of the message that some libraries add."""
+    event.pop("color_message", None)
+    return event

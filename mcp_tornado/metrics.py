@@ -1,0 +1,91 @@
+"""Prometheus metrics, under the names that dashboards rely on.
+
+No label's values can be chosen by a client without bound: routes and methods are ours, and a tool's name is
+only used once the tool has answered a call without an error (see `Metrics.count_tool_call`).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+OTHER: Final = "other"
+
+_TOOL_NAME_LIMIT: Final = 200
+_DURATION_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_STORE_BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0)
+
+
+class Metrics:
+    """The metrics of one application, in a registry of their own."""
+
+    def __init__(self, version: str) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.sessions_active = Gauge("mcp_tornado_sessions_active", "Live sessions", registry=registry)
+        self.sessions_created = Counter(
+            "mcp_tornado_sessions_created_total", "Sessions created", registry=registry
+        )
+        self.sessions_closed = Counter(
+            "mcp_tornado_sessions_closed_total", "Sessions ended", ["reason"], registry=registry
+        )
+        self.session_validations = Counter(
+            "mcp_tornado_session_validations_total", "Sessions looked up", ["outcome"], registry=registry
+        )
+        self.validation_ok = self.session_validations.labels("ok")
+        self.streams_active = Gauge(
+            "mcp_tornado_streams_active", "Open SSE streams", ["kind"], registry=registry
+        )
+        self.http_requests = Counter(
+            "mcp_tornado_http_requests_total",
+            "HTTP requests answered",
+            ["handler", "method", "code"],
+            registry=registry,
+        )
+        self.http_duration = Histogram(
+            "mcp_tornado_http_request_duration_seconds",
+            "Time to answer an HTTP request, streams left out",
+            ["handler", "method"],
+            buckets=_DURATION_BUCKETS,
+            registry=registry,
+        )
+        self.tool_calls = Counter(
+            "mcp_tornado_tool_calls_total", "Tool calls finished", ["tool", "outcome"], registry=registry
+        )
+        self.store_duration = Histogram(
+            "mcp_tornado_store_operation_duration_seconds",
+            "Time a store operation took",
+            ["operation"],
+            buckets=_STORE_BUCKETS,
+            registry=registry,
+        )
+        self.store_errors = Counter(
+            "mcp_tornado_store_errors_total", "Store operations that failed", ["operation"], registry=registry
+        )
+        self.cleanup_last_success = Gauge(
+            "mcp_tornado_cleanup_last_success_timestamp_seconds",
+            "When the last sweep succeeded",
+            registry=registry,
+        )
+        Info("mcp_tornado_build", "The running version", registry=registry).info({"version": version})
+        self._tools: set[str] = set()
+
+    def count_tool_call(self, tool: object, outcome: str) -> None:
+        """Count a finished call; `tool` is what the client sent as the name.
+
+        Names become labels only after a success, and only the first 200 of them: no client can make series at
+        will.
+        """
+        name = OTHER
+        if isinstance(tool, str):
+            if outcome == "ok" and len(self._tools) < _TOOL_NAME_LIMIT:
+                self._tools.add(tool)
+            if tool in self._tools:
+                name = tool
+        self.tool_calls.labels(name, outcome).inc()
+
+    def render(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,58 @@
+"""Sessions: what one is, its rules, and what is asked of a store. No HTTP and no SDK in here."""
+
+from mcp_tornado.sessions.cleanup import CleanupService
+from mcp_tornado.sessions.errors import (
+    ERRORS,
+    DuplicateSession,
+    ErrorCode,
+    ErrorSpec,
+    RevisionConflict,
+    SessionError,
+    SessionGone,
+    StateTooLarge,
+    StoreError,
+    StoreUnavailable,
+    StreamEnded,
+)
+from mcp_tornado.sessions.ids import is_well_formed, new_session_id, session_key, short_key
+from mcp_tornado.sessions.manager import SessionManager, SessionRules
+from mcp_tornado.sessions.model import ClientInfo, Session
+from mcp_tornado.sessions.store import (
+    Clock,
+    Event,
+    EventBounds,
+    EventId,
+    EventLog,
+    SessionStore,
+    system_clock,
+)
+
+__all__ = [
+    "ERRORS",
+    "CleanupService",
+    "ClientInfo",
+    "Clock",
+    "DuplicateSession",
+    "ErrorCode",
+    "ErrorSpec",
+    "Event",
+    "EventBounds",
+    "EventId",
+    "EventLog",
+    "RevisionConflict",
+    "Session",
+    "SessionError",
+    "SessionGone",
+    "SessionManager",
+    "SessionRules",
+    "SessionStore",
+    "StateTooLarge",
+    "StoreError",
+    "StoreUnavailable",
+    "StreamEnded",
+    "is_well_formed",
+    "new_session_id",
+    "session_key",
+    "short_key",
+    "system_clock",
+]

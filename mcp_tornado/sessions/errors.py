@@ -1,0 +1,160 @@
+"""The errors a client can be told of, in one table, and the errors stores raise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Final
+
+PARSE_ERROR: Final = -32700
+INVALID_REQUEST: Final = -32600
+INTERNAL_ERROR: Final = -32603
+
+
+class ErrorCode(StrEnum):
+    """The symbolic code that stands in `error.data.code` of every error of ours."""
+
+    SESSION_REQUIRED = "SESSION_REQUIRED"
+    SESSION_ID_MALFORMED = "SESSION_ID_MALFORMED"
+    SESSION_NOT_FOUND = "SESSION_NOT_FOUND"
+    SESSION_EXPIRED = "SESSION_EXPIRED"
+    SESSION_LIMIT_REACHED = "SESSION_LIMIT_REACHED"
+    SESSION_CREATION_FAILED = "SESSION_CREATION_FAILED"
+    SESSION_CONFLICT = "SESSION_CONFLICT"
+    STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
+    REQUEST_NOT_FOUND = "REQUEST_NOT_FOUND"
+    PARSE_ERROR = "PARSE_ERROR"
+    INVALID_REQUEST = "INVALID_REQUEST"
+    UNSUPPORTED_PROTOCOL_VERSION = "UNSUPPORTED_PROTOCOL_VERSION"
+    UNSUPPORTED_MEDIA_TYPE = "UNSUPPORTED_MEDIA_TYPE"
+    NOT_ACCEPTABLE = "NOT_ACCEPTABLE"
+    METHOD_NOT_ALLOWED = "METHOD_NOT_ALLOWED"
+    ROUTE_NOT_FOUND = "ROUTE_NOT_FOUND"
+    PAYLOAD_TOO_LARGE = "PAYLOAD_TOO_LARGE"
+    FORBIDDEN_ORIGIN = "FORBIDDEN_ORIGIN"
+    MISDIRECTED_HOST = "MISDIRECTED_HOST"
+    SERVER_DRAINING = "SERVER_DRAINING"
+    UNAUTHORIZED = "UNAUTHORIZED"
+    INTERNAL_ERROR = "INTERNAL_ERROR"
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorSpec:
+    """One row of the table: HTTP status, JSON-RPC code, default message, `Retry-After` in seconds or `None`."""
+
+    status: int
+    rpc_code: int
+    message: str
+    retry_after: int | None = None
+
+
+ERRORS: Final[Mapping[ErrorCode, ErrorSpec]] = MappingProxyType(
+    {
+        ErrorCode.SESSION_REQUIRED: ErrorSpec(
+            400,
+            INVALID_REQUEST,
+            "This needs a session: send the Mcp-Session-Id header that initialize answered",
+        ),
+        ErrorCode.SESSION_ID_MALFORMED: ErrorSpec(
+            400, INVALID_REQUEST, "Mcp-Session-Id must be sent once, as 1 to 128 visible ASCII characters"
+        ),
+        ErrorCode.SESSION_NOT_FOUND: ErrorSpec(404, INVALID_REQUEST, "Session not found"),
+        ErrorCode.SESSION_EXPIRED: ErrorSpec(404, INVALID_REQUEST, "Session expired"),
+        ErrorCode.SESSION_LIMIT_REACHED: ErrorSpec(503, INVALID_REQUEST, "Too many sessions are open", 5),
+        ErrorCode.SESSION_CREATION_FAILED: ErrorSpec(500, INTERNAL_ERROR, "The session could not be created"),
+        ErrorCode.SESSION_CONFLICT: ErrorSpec(409, INVALID_REQUEST, "The session changed meanwhile"),
+        ErrorCode.STORE_UNAVAILABLE: ErrorSpec(
+            503, INTERNAL_ERROR, "The session store did not answer in time", 2
+        ),
+        ErrorCode.REQUEST_NOT_FOUND: ErrorSpec(404, INVALID_REQUEST, "No running request has this id"),
+        ErrorCode.PARSE_ERROR: ErrorSpec(400, PARSE_ERROR, "The body is not valid JSON"),
+        ErrorCode.INVALID_REQUEST: ErrorSpec(
+            400, INVALID_REQUEST, "The body is not a valid JSON-RPC message"
+        ),
+        ErrorCode.UNSUPPORTED_PROTOCOL_VERSION: ErrorSpec(
+            400, INVALID_REQUEST, "Unsupported MCP-Protocol-Version"
+        ),
+        ErrorCode.UNSUPPORTED_MEDIA_TYPE: ErrorSpec(
+            415, INVALID_REQUEST, "The body must be JSON: send Content-Type: application/json"
+        ),
+        ErrorCode.NOT_ACCEPTABLE: ErrorSpec(
+            406, INVALID_REQUEST, "The Accept header names nothing served here"
+        ),
+        ErrorCode.METHOD_NOT_ALLOWED: ErrorSpec(405, INVALID_REQUEST, "This method is not allowed here"),
+        ErrorCode.ROUTE_NOT_FOUND: ErrorSpec(404, INVALID_REQUEST, "Nothing is served at this path"),
+        ErrorCode.PAYLOAD_TOO_LARGE: ErrorSpec(413, INVALID_REQUEST, "The body is too large"),
+        ErrorCode.FORBIDDEN_ORIGIN: ErrorSpec(
+            403, INVALID_REQUEST, "This Origin is not in server.allowed_origins"
+        ),
+        ErrorCode.MISDIRECTED_HOST: ErrorSpec(
+            421, INVALID_REQUEST, "This Host is not in server.allowed_hosts"
+        ),
+        ErrorCode.SERVER_DRAINING: ErrorSpec(503, INTERNAL_ERROR, "The server is shutting down", 1),
+        ErrorCode.UNAUTHORIZED: ErrorSpec(401, INVALID_REQUEST, "Authentication is required"),
+        ErrorCode.INTERNAL_ERROR: ErrorSpec(500, INTERNAL_ERROR, "Internal server error"),
+    }
+)
+
+
+class SessionError(Exception):
+    """An error that the client is told of, made from the table.
+
+    Args:
+        code: The row of `ERRORS`.
+        message: What to say instead of the row's message; it reaches the client, so it must hold no secret.
+        status: The HTTP status, where it differs from the row's.
+        data: More members for `error.data`, beside `code`.
+        reason: What the log says; it never reaches the client.
+    """
+
+    def __init__(
+        self,
+        code: ErrorCode,
+        message: str | None = None,
+        *,
+        status: int | None = None,
+        data: Mapping[str, Any] | None = None,
+        reason: str | None = None,
+    ) -> None:
+        spec = ERRORS[code]
+        self.code = code
+        self.message = message if message is not None else spec.message
+        self.status = status if status is not None else spec.status
+        self.retry_after = spec.retry_after
+        self.data = {"code": code.value, **(data or {})}
+        self.reason = reason if reason is not None else code.value.lower()
+        super().__init__(self.message)
+
+    def to_error(self) -> dict[str, Any]:
+        """Return the JSON-RPC error object: `code`, `message`, `data`."""
+        return {"code": ERRORS[self.code].rpc_code, "message": self.message, "data": self.data}
+
+
+class StoreError(Exception):
+    """What a store raises; each subclass names one way to fail."""
+
+
+class DuplicateSession(StoreError):
+    """`create` met a key that is taken."""
+
+
+class RevisionConflict(StoreError):
+    """`update` met another revision than the expected one."""
+
+
+class StoreUnavailable(StoreError):
+    """The store is closed, cannot be reached, or did not answer in time."""
+
+
+class SessionGone(StoreError):
+    """`append` met a session that has ended or expired."""
+
+
+class StreamEnded(StoreError):
+    """`append` met a stream that has had its final event."""
+
+
+class StateTooLarge(ValueError):
+    """The application's state of a session would be larger than `sessions.max_state_bytes`."""

@@ -1,0 +1,36 @@
+"""Session ids, and the keys that stand for them everywhere but on the wire."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import secrets
+
+_ID_BYTES = 32
+_WELL_FORMED = re.compile(r"[\x21-\x7E]{1,128}")
+_SHORT_KEY_LENGTH = 8
+
+
+def new_session_id() -> str:
+    """Return a new id: 32 bytes from the operating system's CSPRNG as 43 characters of base64url."""
+    return secrets.token_urlsafe(_ID_BYTES)
+
+
+def is_well_formed(session_id: str) -> bool:
+    """Say whether a client's id has the form MCP allows: 1 to 128 visible ASCII characters (0x21-0x7E)."""
+    return _WELL_FORMED.fullmatch(session_id) is not None
+
+
+def session_key(session_id: str) -> str:
+    """Return the store's key of an id: its SHA-256 as base64url without padding, 43 characters.
+
+    The key cannot be turned back into the id, so a dump of the store logs nobody in.
+    """
+    digest = hashlib.sha256(session_id.encode("ascii")).digest()
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")
+
+
+def short_key(key: str) -> str:
+    """Return what logs, listings and errors may show of a key: its first 8 characters."""
+    return key[:_SHORT_KEY_LENGTH]

@@ -1,0 +1,38 @@
+"""The journal: which session-scoped requests another process must repeat to serve a session.
+
+A server keeps what `logging/setLevel` and `resources/subscribe` did in the memory of one process. The journal
+keeps the requests, compacted to the last word on the level and on each resource.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+JOURNALED_METHODS: Final = frozenset({"logging/setLevel", "resources/subscribe", "resources/unsubscribe"})
+"""The requests whose effect belongs to the session (MCP 2025-11-25, server/utilities/logging and
+server/resources)."""
+
+JOURNAL_LIMIT: Final = 1000
+"""How many entries a session's journal holds at the most: one per subscribed resource, and the level."""
+
+Journal = Sequence[Mapping[str, Any]]
+
+
+def _subject(method: str, params: Mapping[str, Any]) -> str:
+    """What an entry has the last word on: the level, or one resource."""
+    return "level" if method == "logging/setLevel" else f"resource {params.get('uri')}"
+
+
+def with_entry(journal: Journal, method: str, params: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    """Return the journal after one more request, compacted."""
+    subject = _subject(method, params)
+    kept = [entry for entry in journal if _subject(entry["method"], entry["params"]) != subject]
+    if method != "resources/unsubscribe":
+        kept.append({"method": method, "params": dict(params)})
+    return tuple(kept)
+
+
+def has_room(journal: Journal, method: str, params: Mapping[str, Any]) -> bool:
+    """Say whether the journal can take this request within `JOURNAL_LIMIT`."""
+    return len(with_entry(journal, method, params)) <= JOURNAL_LIMIT

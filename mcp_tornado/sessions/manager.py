@@ -1,0 +1,330 @@
+"""The rules of sessions: who gets one, how long it lives, how it changes, how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import orjson
+
+from mcp_tornado.log import get_logger
+from mcp_tornado.metrics import Metrics
+from mcp_tornado.sessions.errors import (
+    DuplicateSession,
+    ErrorCode,
+    RevisionConflict,
+    SessionError,
+    StateTooLarge,
+    StoreUnavailable,
+)
+from mcp_tornado.sessions.ids import is_well_formed, new_session_id, session_key, short_key
+from mcp_tornado.sessions.model import ClientInfo, Session
+from mcp_tornado.sessions.store import Clock, SessionStore
+
+_log = get_logger(__name__)
+
+_CREATE_ATTEMPTS: Final = 3
+_SWEEP_BATCH: Final = 1000
+_TOUCH_SHARE: Final = 10
+"""A touch interval is at most this part of the idle timeout."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRules:
+    """How long sessions live and how many there may be.
+
+    Times are in seconds. `lifetime`, `max_sessions` and `max_per_principal` of 0 mean: no limit.
+    """
+
+    idle_timeout: float = 3600
+    lifetime: float = 604_800
+    touch_interval: float = 30
+    max_sessions: int = 100_000
+    max_per_principal: int = 0
+    max_state_bytes: int = 65_536
+
+
+class SessionManager:
+    """Creates, validates, refreshes, changes and ends sessions in a store.
+
+    It alone decides what a client is told of expiry. Operations raise `SessionError` with the code the client is
+    to see; where the store fails, that code is `STORE_UNAVAILABLE`.
+    """
+
+    def __init__(self, store: SessionStore, rules: SessionRules, *, clock: Clock, metrics: Metrics) -> None:
+        self._store = store
+        self._rules = rules
+        self._clock = clock
+        self._metrics = metrics
+        self._idle = timedelta(seconds=rules.idle_timeout)
+        self._touch = timedelta(seconds=min(rules.touch_interval, rules.idle_timeout / _TOUCH_SHARE))
+
+    @property
+    def touch_interval(self) -> float:
+        """Seconds between two writes that keep a session alive: at most a tenth of the idle timeout."""
+        return self._touch.total_seconds()
+
+    async def create(
+        self,
+        *,
+        client: ClientInfo,
+        protocol_version: str,
+        client_params: Mapping[str, Any],
+        principal: str | None = None,
+        initialized: bool = False,
+    ) -> tuple[str, Session]:
+        """Make and store a new session; return its id, which is nowhere else, and the session.
+
+        Raises:
+            SessionError: `SESSION_LIMIT_REACHED` (503, or 429 for the cap per principal),
+                `SESSION_CREATION_FAILED`, `STORE_UNAVAILABLE`.
+        """
+        await self._check_caps(principal)
+        now = self._clock()
+        for _ in range(_CREATE_ATTEMPTS):
+            session_id = new_session_id()
+            session = Session(
+                key=session_key(session_id),
+                created_at=now,
+                last_seen_at=now,
+                expires_at=self._expiry(created_at=now, seen_at=now),
+                client=client,
+                principal=principal,
+                protocol_version=protocol_version,
+                client_params=client_params,
+                initialized=initialized,
+            )
+            try:
+                await self._store.create(session)
+            except DuplicateSession:
+                continue
+            except StoreUnavailable as error:
+                raise SessionError(ErrorCode.STORE_UNAVAILABLE) from error
+            self._metrics.sessions_created.inc()
+            _log.info(
+                "session.created",
+                session=short_key(session.key),
+                protocol_version=protocol_version,
+                client=client.name,
+                client_version=client.version,
+                remote_addr=client.remote_addr,
+            )
+            return session_id, session
+        raise SessionError(ErrorCode.SESSION_CREATION_FAILED)
+
+    async def validate(self, session_id: str, *, principal: str | None = None) -> Session:
+        """Return the live session of an id, with one read of the store.
+
+        Raises:
+            SessionError: `SESSION_ID_MALFORMED`, `SESSION_NOT_FOUND` (also where the session is another
+                principal's), `SESSION_EXPIRED`, `STORE_UNAVAILABLE`.
+        """
+        try:
+            session = await self._look_up(session_id, principal)
+        except SessionError as error:
+            self._metrics.session_validations.labels(error.reason).inc()
+            raise
+        self._metrics.validation_ok.inc()
+        return session
+
+    async def _look_up(self, session_id: str, principal: str | None) -> Session:
+        if not is_well_formed(session_id):
+            raise SessionError(ErrorCode.SESSION_ID_MALFORMED, reason="malformed")
+        key = session_key(session_id)
+        try:
+            session = await self._store.get(key)
+        except StoreUnavailable as error:
+            raise SessionError(ErrorCode.STORE_UNAVAILABLE) from error
+        if session is None:
+            raise SessionError(ErrorCode.SESSION_NOT_FOUND, reason="unknown")
+        if session.principal != principal:
+            raise SessionError(ErrorCode.SESSION_NOT_FOUND, reason="other_principal")
+        if session.expires_at <= self._clock():
+            raise SessionError(ErrorCode.SESSION_EXPIRED, reason="expired")
+        return session
+
+    async def refresh(self, session: Session) -> bool:
+        """Keep a session alive, writing only when the last write is older than the touch interval.
+
+        Returns:
+            Whether the session is alive; `False` says that it ended meanwhile.
+
+        Raises:
+            SessionError: `STORE_UNAVAILABLE`.
+        """
+        now = self._clock()
+        if now - session.last_seen_at < self._touch:
+            return True
+        expires_at = self._expiry(created_at=session.created_at, seen_at=now)
+        try:
+            done = await self._store.touch(session.key, now, expires_at)
+            if done:
+                _log.debug("session.refreshed", session=short_key(session.key))
+                return True
+            # A touch is also refused where another process has just written a later one.
+            return await self.find(session.key) is not None
+        except StoreUnavailable as error:
+            raise SessionError(ErrorCode.STORE_UNAVAILABLE) from error
+
+    async def find(self, key: str) -> Session | None:
+        """Return the live session of a key, or `None`.
+
+        Raises:
+            SessionError: `STORE_UNAVAILABLE`.
+        """
+        try:
+            session = await self._store.get(key)
+        except StoreUnavailable as error:
+            raise SessionError(ErrorCode.STORE_UNAVAILABLE) from error
+        return session if session is not None and session.expires_at > self._clock() else None
+
+    async def terminate(self, key: str, reason: str = "deleted") -> bool:
+        """End a session with its events; say whether there was one.
+
+        Raises:
+            SessionError: `STORE_UNAVAILABLE`.
+        """
+        try:
+            existed = await self._store.delete(key)
+        except StoreUnavailable as error:
+            raise SessionError(ErrorCode.STORE_UNAVAILABLE) from error
+        if existed:
+            self._metrics.sessions_closed.labels(reason).inc()
+            _log.info("session.terminated", session=short_key(key), reason=reason)
+        return existed
+
+    async def update(
+        self,
+        key: str,
+        change: Callable[[Session], Mapping[str, Any]],
+        *,
+        expected_revision: int | None = None,
+    ) -> Session:
+        """Change a live session by compare-and-set.
+
+        Args:
+            key: Which session.
+            change: Gets the session as it is and returns new values of some fields, in the form of
+                `Session.to_dict`; an empty mapping leaves it alone. It may be called several times.
+            expected_revision: Fail where the session has another revision; `None` tries until it succeeds.
+
+        Raises:
+            SessionError: `SESSION_NOT_FOUND`, `SESSION_CONFLICT`, `STORE_UNAVAILABLE`.
+        """
+        while True:
+            session = await self.find(key)
+            if session is None:
+                raise SessionError(ErrorCode.SESSION_NOT_FOUND, reason="ended")
+            if expected_revision is not None and session.revision != expected_revision:
+                raise SessionError(ErrorCode.SESSION_CONFLICT)
+            changes = change(session)
+            if not changes:
+                return session
+            try:
+                changed = await self._store.update(key, changes, session.revision)
+            except RevisionConflict:
+                # Let the one who was faster go on before the next try.
+                await asyncio.sleep(0)
+                continue
+            except StoreUnavailable as error:
+                raise SessionError(ErrorCode.STORE_UNAVAILABLE) from error
+            if changed is None:
+                raise SessionError(ErrorCode.SESSION_NOT_FOUND, reason="ended")
+            return changed
+
+    async def update_state(
+        self, key: str, change: Callable[[dict[str, Any]], object], *, expected_revision: int | None = None
+    ) -> Session:
+        """Change the application's state of a session by compare-and-set.
+
+        Args:
+            key: Which session.
+            change: Changes the dict it is given in place; it may be called several times, each time with a
+                copy of the newest state.
+            expected_revision: See `update`.
+
+        Raises:
+            StateTooLarge: The new state is larger than the rules allow.
+            SessionError: See `update`.
+        """
+
+        def apply(session: Session) -> Mapping[str, Any]:
+            state: dict[str, Any] = orjson.loads(orjson.dumps(session.state))
+            change(state)
+            size = len(orjson.dumps(state))
+            if size > self._rules.max_state_bytes:
+                raise StateTooLarge(
+                    f"the session's state would be {size} bytes long, sessions.max_state_bytes allows "
+                    f"{self._rules.max_state_bytes}"
+                )
+            return {"state": state}
+
+        return await self.update(key, apply, expected_revision=expected_revision)
+
+    async def cleanup(self) -> int:
+        """Remove every expired session, in batches, letting others run in between; say how many.
+
+        Raises:
+            SessionError: `STORE_UNAVAILABLE`.
+        """
+        removed = 0
+        while True:
+            try:
+                count = await self._store.sweep(self._clock(), _SWEEP_BATCH)
+            except StoreUnavailable as error:
+                raise SessionError(ErrorCode.STORE_UNAVAILABLE) from error
+            removed += count
+            if count:
+                self._metrics.sessions_closed.labels("expired").inc(count)
+            if count < _SWEEP_BATCH:
+                return removed
+            await asyncio.sleep(0)
+
+    async def count(self, principal: str | None = None) -> int:
+        """Count the live sessions: all of them, or one principal's.
+
+        Raises:
+            SessionError: `STORE_UNAVAILABLE`.
+        """
+        try:
+            return await self._store.count(principal)
+        except StoreUnavailable as error:
+            raise SessionError(ErrorCode.STORE_UNAVAILABLE) from error
+
+    async def page(self, after: str | None = None, limit: int = 100) -> list[Session]:
+        """Return live sessions in key order, at most `limit`, from the key after `after` on.
+
+        Raises:
+            SessionError: `STORE_UNAVAILABLE`.
+        """
+        try:
+            return await self._store.page(after, limit)
+        except StoreUnavailable as error:
+            raise SessionError(ErrorCode.STORE_UNAVAILABLE) from error
+
+    def _expiry(self, *, created_at: datetime, seen_at: datetime) -> datetime:
+        # One touch interval more than the timeout: a session that was seen right after a write, and so was not
+        # written again, must still live its whole idle timeout.
+        expires_at = seen_at + self._idle + self._touch
+        if self._rules.lifetime:
+            return min(expires_at, created_at + timedelta(seconds=self._rules.lifetime))
+        return expires_at
+
+    async def _check_caps(self, principal: str | None) -> None:
+        rules = self._rules
+        if rules.max_sessions and await self.count() >= rules.max_sessions:
+            raise SessionError(ErrorCode.SESSION_LIMIT_REACHED, reason="max_sessions")
+        if (
+            principal is not None
+            and rules.max_per_principal
+            and await self.count(principal) >= rules.max_per_principal
+        ):
+            raise SessionError(
+                ErrorCode.SESSION_LIMIT_REACHED,
+                "You have too many sessions open: end one first",
+                status=429,
+                reason="max_per_principal",
+            )

@@ -1,0 +1,130 @@
+"""What a session is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+def to_microseconds(moment: datetime) -> int:
+    """Return an aware datetime as whole microseconds since the epoch."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def from_microseconds(value: int) -> datetime:
+    """Return the aware UTC datetime of `value` microseconds since the epoch."""
+    return _EPOCH + timedelta(microseconds=value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientInfo:
+    """Who a session's client says it is; each member is `None` where it did not say."""
+
+    remote_addr: str | None = None
+    user_agent: str | None = None
+    name: str | None = None
+    version: str | None = None
+    unknown: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Members that a newer version wrote and this one does not know."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the client as JSON types."""
+        return {
+            **self.unknown,
+            "remote_addr": self.remote_addr,
+            "user_agent": self.user_agent,
+            "name": self.name,
+            "version": self.version,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ClientInfo:
+        """Return the client that `to_dict` described; members it does not know are kept."""
+        rest = dict(data)
+        return cls(
+            remote_addr=rest.pop("remote_addr", None),
+            user_agent=rest.pop("user_agent", None),
+            name=rest.pop("name", None),
+            version=rest.pop("version", None),
+            unknown=rest,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """One session of one client, as data: what any process needs to serve it.
+
+    The mappings and sequences in it are to be read only; a change goes through `SessionManager`.
+    """
+
+    key: str
+    """The store's key, see `mcp_tornado.sessions.ids.session_key`; never the id."""
+    created_at: datetime
+    last_seen_at: datetime
+    expires_at: datetime
+    client: ClientInfo
+    principal: str | None = None
+    """Who authenticated; `None` where nobody did."""
+    protocol_version: str
+    client_params: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The whole params of the client's `initialize`."""
+    initialized: bool = False
+    """Whether `notifications/initialized` came."""
+    journal: Sequence[Mapping[str, Any]] = ()
+    """Session-scoped requests (`method`, `params`) in order, as `mcp_tornado.sessions.journal` compacts them."""
+    state: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The application's own JSON object."""
+    revision: int = 0
+    """Counts the updates; a touch does not count."""
+    unknown: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Fields that a newer version wrote and this one does not know."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the session as JSON types; times are whole microseconds since the epoch."""
+        return {
+            **self.unknown,
+            "key": self.key,
+            "created_at": to_microseconds(self.created_at),
+            "last_seen_at": to_microseconds(self.last_seen_at),
+            "expires_at": to_microseconds(self.expires_at),
+            "client": self.client.to_dict(),
+            "principal": self.principal,
+            "protocol_version": self.protocol_version,
+            "client_params": self.client_params,
+            "initialized": self.initialized,
+            "journal": list(self.journal),
+            "state": self.state,
+            "revision": self.revision,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Session:
+        """Return the session that `to_dict` described.
+
+        Fields it does not know are kept and written again by `to_dict`: during a rolling upgrade two versions
+        share a store.
+
+        Raises:
+            KeyError: A field without a default is missing.
+        """
+        rest = dict(data)
+        return cls(
+            key=rest.pop("key"),
+            created_at=from_microseconds(rest.pop("created_at")),
+            last_seen_at=from_microseconds(rest.pop("last_seen_at")),
+            expires_at=from_microseconds(rest.pop("expires_at")),
+            client=ClientInfo.from_dict(rest.pop("client")),
+            principal=rest.pop("principal", None),
+            protocol_version=rest.pop("protocol_version"),
+            client_params=rest.pop("client_params"),
+            initialized=rest.pop("initialized", False),
+            journal=tuple(rest.pop("journal", ())),
+            state=rest.pop("state", {}),
+            revision=rest.pop("revision", 0),
+            unknown=rest,
+        )

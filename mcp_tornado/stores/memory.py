@@ -1,0 +1,406 @@
+"""The store in this process's memory: fast, and gone with the process."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections import Counter, OrderedDict, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import TracebackType
+from typing import Any, ClassVar, Final, Self
+
+import orjson
+
+from mcp_tornado.sessions.errors import (
+    DuplicateSession,
+    RevisionConflict,
+    SessionGone,
+    StoreUnavailable,
+    StreamEnded,
+)
+from mcp_tornado.sessions.ids import short_key
+from mcp_tornado.sessions.model import Session, to_microseconds
+from mcp_tornado.sessions.store import (
+    Clock,
+    Event,
+    EventBounds,
+    EventId,
+    EventLog,
+    SessionStore,
+)
+
+_SECOND: Final = 1_000_000
+_SLICE: Final = 200
+"""How many sessions are looked at between two returns to the event loop: well below a millisecond."""
+
+
+def memory_store(url: str, options: Mapping[str, Any], clock: Clock) -> MemoryStore:
+    """Return a store for `memory://`, the factory behind the entry point of that name.
+
+    Raises:
+        ValueError: The URL names more than the scheme, or there is an option besides `events`.
+    """
+    if url != "memory://":
+        raise ValueError(f"the memory store is named memory:// and nothing more, not {url}")
+    unknown = sorted(set(options) - {"events"})
+    if unknown:
+        raise ValueError(f"the memory store takes no options, but was given: {', '.join(unknown)}")
+    return MemoryStore(clock, EventBounds(**options.get("events", {})))
+
+
+@dataclass(slots=True)
+class _Record:
+    """A stored session. What a touch changes stands outside of the payload, so that a touch is cheap."""
+
+    last_seen_at: int
+    expires_at: int
+    revision: int
+    principal: str | None
+    payload: bytes
+    """The session as JSON: no caller can change it, and the garbage collector need not look into it."""
+    indexed: int | None = None
+    """The second of the index it stands under; `None` once it is known to have expired."""
+
+    def to_session(self) -> Session:
+        fields = orjson.loads(self.payload)
+        fields["last_seen_at"] = self.last_seen_at
+        fields["expires_at"] = self.expires_at
+        return Session.from_dict(fields)
+
+
+@dataclass(frozen=True, slots=True)
+class _StoredEvent:
+    number: int
+    stream: str
+    data: bytes
+    """The message as JSON."""
+    at: int
+    """When it was appended, in microseconds since the epoch."""
+    final: bool
+
+
+@dataclass(slots=True)
+class _Log:
+    """The events of one session, or of one process."""
+
+    newest: int = 0
+    size: int = 0
+    events: deque[_StoredEvent] = field(default_factory=deque[_StoredEvent])
+    ended: OrderedDict[str, None] = field(default_factory=OrderedDict[str, None])
+    """The streams that had their final event, oldest first."""
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set, and replaced, when something is appended or the session ends."""
+
+    def wake(self) -> None:
+        """Let everybody who waits look again."""
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+
+class MemoryStore(SessionStore, EventLog):
+    """Sessions and events in the memory of this process.
+
+    Every operation that changes something does so without giving way to the event loop, so each is atomic.
+    Expired sessions are found through an index by the second in which they expire. A touch does not move a
+    session in it: a session that is found there too early is moved then.
+    """
+
+    shared: ClassVar[bool] = False
+
+    def __init__(self, clock: Clock, bounds: EventBounds | None = None) -> None:
+        self._clock = clock
+        self._bounds = bounds if bounds is not None else EventBounds()
+        self._open = False
+        self._records: dict[str, _Record] = {}
+        self._due: dict[int, set[str]] = {}
+        self._due_seconds: list[int] = []
+        self._expired: set[str] = set()
+        self._expired_of: Counter[str] = Counter()
+        self._stored_of: Counter[str] = Counter()
+        self._logs: dict[str, _Log] = {}
+        self._leases: dict[str, tuple[str, int]] = {}
+
+    async def __aenter__(self) -> Self:
+        self._open = True
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._open = False
+        for log in self._logs.values():
+            log.wake()
+
+    async def create(self, session: Session) -> None:
+        """See `SessionStore.create`."""
+        self._check_open()
+        if session.key in self._records:
+            raise DuplicateSession(short_key(session.key))
+        fields = session.to_dict()
+        record = _Record(
+            last_seen_at=fields["last_seen_at"],
+            expires_at=fields["expires_at"],
+            revision=session.revision,
+            principal=session.principal,
+            payload=orjson.dumps(fields),
+        )
+        self._records[session.key] = record
+        self._index(session.key, record)
+        if session.principal is not None:
+            self._stored_of[session.principal] += 1
+
+    async def get(self, key: str) -> Session | None:
+        """See `SessionStore.get`."""
+        self._check_open()
+        record = self._records.get(key)
+        return record.to_session() if record is not None else None
+
+    async def touch(self, key: str, last_seen_at: datetime, expires_at: datetime) -> bool:
+        """See `SessionStore.touch`."""
+        self._check_open()
+        record = self._live(key)
+        seen, expires = to_microseconds(last_seen_at), to_microseconds(expires_at)
+        if record is None or seen < record.last_seen_at or expires < record.expires_at:
+            return False
+        record.last_seen_at, record.expires_at = seen, expires
+        return True
+
+    async def update(self, key: str, changes: Mapping[str, Any], expected_revision: int) -> Session | None:
+        """See `SessionStore.update`."""
+        self._check_open()
+        record = self._live(key)
+        if record is None:
+            return None
+        if record.revision != expected_revision:
+            raise RevisionConflict(f"expected revision {expected_revision}, found {record.revision}")
+        fields = {**record.to_session().to_dict(), **changes, "revision": record.revision + 1}
+        self._unindex(key, record)
+        self._recount(record.principal, fields["principal"])
+        record.payload = orjson.dumps(fields)
+        record.revision = fields["revision"]
+        record.principal = fields["principal"]
+        record.last_seen_at, record.expires_at = fields["last_seen_at"], fields["expires_at"]
+        self._index(key, record)
+        return record.to_session()
+
+    async def delete(self, key: str) -> bool:
+        """See `SessionStore.delete`."""
+        self._check_open()
+        return self._remove(key)
+
+    async def sweep(self, now: datetime, limit: int) -> int:
+        """See `SessionStore.sweep`; gives way to the event loop every few hundred sessions."""
+        self._check_open()
+        moment = to_microseconds(now)
+        await self._find_expired(moment)
+        removed = 0
+        while self._expired and removed < limit:
+            for _ in range(min(_SLICE, limit - removed, len(self._expired))):
+                removed += self._remove(self._expired.pop())
+            await asyncio.sleep(0)
+        self._leases = {name: lease for name, lease in self._leases.items() if lease[1] > moment}
+        return removed
+
+    async def count(self, principal: str | None = None) -> int:
+        """See `SessionStore.count`."""
+        self._check_open()
+        await self._find_expired(self._now())
+        if principal is None:
+            return len(self._records) - len(self._expired)
+        return self._stored_of[principal] - self._expired_of[principal]
+
+    async def page(self, after: str | None, limit: int) -> list[Session]:
+        """See `SessionStore.page`."""
+        self._check_open()
+        now = self._now()
+        start = after if after is not None else ""
+        keys = (key for key, record in self._records.items() if key > start and record.expires_at > now)
+        return [self._records[key].to_session() for key in heapq.nsmallest(limit, keys)]
+
+    async def ping(self) -> None:
+        """See `SessionStore.ping`."""
+        self._check_open()
+
+    async def append(
+        self, key: str, stream: str, message: Mapping[str, Any] | None, *, final: bool = False
+    ) -> str:
+        """See `EventLog.append`."""
+        self._check_open()
+        if not key.startswith("@") and self._live(key) is None:
+            raise SessionGone(short_key(key))
+        log = self._logs.get(key)
+        if log is None:
+            log = self._logs[key] = _Log()
+        if stream in log.ended:
+            raise StreamEnded(stream)
+        log.newest += 1
+        event = _StoredEvent(log.newest, stream, orjson.dumps(message), self._now(), final)
+        log.events.append(event)
+        log.size += len(event.data)
+        if final:
+            log.ended[stream] = None
+            while len(log.ended) > self._bounds.max_per_session:
+                log.ended.popitem(last=False)
+        self._evict(log)
+        log.wake()
+        return str(EventId.of(event.number, key, stream))
+
+    async def read(
+        self, key: str, after: str | None, *, stream: str | None = None, limit: int = 100
+    ) -> list[Event]:
+        """See `EventLog.read`."""
+        self._check_open()
+        log = self._logs.get(key)
+        start = _number_after(key, after)
+        if log is None or start is None or start >= log.newest:
+            return []
+        self._evict(log)
+        events: list[Event] = []
+        # Numbers in the deque are consecutive, so the first one wanted is at a known place.
+        skip = max(0, start + 1 - log.events[0].number)
+        for index in range(skip, len(log.events)):
+            stored = log.events[index]
+            if stream is None or stored.stream == stream:
+                event_id = str(EventId.of(stored.number, key, stored.stream))
+                events.append(Event(event_id, stored.stream, orjson.loads(stored.data), stored.final))
+                if len(events) == limit:
+                    break
+        return events
+
+    async def wait(self, key: str, after: str | None, timeout: float) -> bool:
+        """See `EventLog.wait`."""
+        self._check_open()
+        log = self._logs.get(key)
+        if log is None:
+            if not key.startswith("@") and key not in self._records:
+                return True
+            log = self._logs[key] = _Log()
+        start = _number_after(key, after)
+        if start is not None and start < log.newest:
+            return True
+        try:
+            async with asyncio.timeout(timeout):
+                await log.changed.wait()
+        except TimeoutError:
+            return False
+        self._check_open()
+        return True
+
+    async def claim(self, name: str, owner: str, ttl_seconds: float) -> bool:
+        """See `EventLog.claim`."""
+        self._check_open()
+        now = self._now()
+        lease = self._leases.get(name)
+        if lease is not None and lease[0] != owner and lease[1] > now:
+            return False
+        self._leases[name] = (owner, now + int(ttl_seconds * _SECOND))
+        return True
+
+    async def release(self, name: str, owner: str) -> None:
+        """See `EventLog.release`."""
+        self._check_open()
+        lease = self._leases.get(name)
+        if lease is not None and lease[0] == owner:
+            del self._leases[name]
+
+    def _now(self) -> int:
+        return to_microseconds(self._clock())
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise StoreUnavailable("the memory store is closed")
+
+    def _live(self, key: str) -> _Record | None:
+        record = self._records.get(key)
+        if record is None or record.indexed is None or record.expires_at <= self._now():
+            return None
+        return record
+
+    def _remove(self, key: str) -> bool:
+        """Remove a session and all that belongs to it: the one place where a session ends."""
+        record = self._records.pop(key, None)
+        if record is None:
+            return False
+        self._unindex(key, record)
+        self._recount(record.principal, None)
+        log = self._logs.pop(key, None)
+        if log is not None:
+            log.wake()
+        return True
+
+    def _recount(self, before: str | None, after: str | None) -> None:
+        if before is not None:
+            _decrement(self._stored_of, before)
+        if after is not None:
+            self._stored_of[after] += 1
+
+    def _index(self, key: str, record: _Record) -> None:
+        second = record.indexed = record.expires_at // _SECOND
+        keys = self._due.get(second)
+        if keys is None:
+            keys = self._due[second] = set()
+            heapq.heappush(self._due_seconds, second)
+        keys.add(key)
+
+    def _unindex(self, key: str, record: _Record) -> None:
+        if record.indexed is not None:
+            self._due[record.indexed].discard(key)
+        else:
+            self._expired.discard(key)
+            if record.principal is not None:
+                _decrement(self._expired_of, record.principal)
+
+    async def _find_expired(self, moment: int) -> None:
+        """Move the sessions that expired by `moment` from the index to `_expired`."""
+        this_second = moment // _SECOND
+        while self._due_seconds and self._due_seconds[0] < this_second:
+            second = self._due_seconds[0]
+            keys = self._due[second]
+            for _ in range(min(_SLICE, len(keys))):
+                self._sort_out(keys.pop(), moment)
+            if keys:
+                await asyncio.sleep(0)
+            elif self._due_seconds[0] == second:
+                del self._due[second]
+                heapq.heappop(self._due_seconds)
+        current = self._due.get(this_second, set())
+        for key in [key for key in current if self._records[key].expires_at <= moment]:
+            current.discard(key)
+            self._sort_out(key, moment)
+
+    def _sort_out(self, key: str, moment: int) -> None:
+        """File a session that was taken out of the index: as expired, or under its later expiry."""
+        record = self._records[key]
+        if record.expires_at > moment:
+            self._index(key, record)
+            return
+        record.indexed = None
+        self._expired.add(key)
+        if record.principal is not None:
+            self._expired_of[record.principal] += 1
+
+    def _evict(self, log: _Log) -> None:
+        oldest_allowed = self._now() - int(self._bounds.ttl_seconds * _SECOND)
+        events = log.events
+        while len(events) > 1 and (
+            len(events) > self._bounds.max_per_session
+            or log.size > self._bounds.max_bytes
+            or events[0].at < oldest_allowed
+        ):
+            log.size -= len(events.popleft().data)
+
+
+def _number_after(key: str, after: str | None) -> int | None:
+    """Return the number of the event to start after; 0 for the beginning, `None` for an id of another session."""
+    if after is None:
+        return 0
+    event_id = EventId.parse(after)
+    return event_id.number if event_id is not None and event_id.session == short_key(key) else None
+
+
+def _decrement(counter: Counter[str], name: str) -> None:
+    counter[name] -= 1
+    if not counter[name]:
+        del counter[name]
