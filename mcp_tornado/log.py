@@ -6,6 +6,7 @@ user who calls neither `configure` nor structlog's own gets structlog's defaults
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from typing import Any, Final, Literal
@@ -61,10 +62,8 @@ class Logger:
     def _log(self, level: int, method: str, event: str, values: dict[str, object]) -> None:
         if level < _threshold:
             return
-        try:
+        with contextlib.suppress(Exception):
             getattr(structlog.get_logger(self._name), method)(event, **values)
-        except Exception:  # noqa: BLE001, S110 - see the class: logging never fails the caller
-            pass
 
 
 def get_logger(name: str) -> Logger:
@@ -80,7 +79,7 @@ def configure(level: str = "INFO", log_format: LogFormat = "auto") -> None:
         log_format: `console` for people, `json` for one JSON object a line, `auto` for the first on a terminal
             and the second elsewhere.
     """
-    global _threshold  # noqa: PLW0603 - the level is the process's, as in logging itself
+    global _threshold
     _threshold = logging.getLevelNamesMapping()[level]
     as_json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
     shared: list[Processor] = [

@@ -25,9 +25,7 @@ class Metrics:
     def __init__(self, version: str) -> None:
         self.registry = registry = CollectorRegistry()
         self.sessions_active = Gauge("mcp_tornado_sessions_active", "Live sessions", registry=registry)
-        self.sessions_created = Counter(
-            "mcp_tornado_sessions_created_total", "Sessions created", registry=registry
-        )
+        self.sessions_created = Counter("mcp_tornado_sessions_created_total", "Sessions created", registry=registry)
         self.sessions_closed = Counter(
             "mcp_tornado_sessions_closed_total", "Sessions ended", ["reason"], registry=registry
         )
@@ -35,9 +33,7 @@ class Metrics:
             "mcp_tornado_session_validations_total", "Sessions looked up", ["outcome"], registry=registry
         )
         self.validation_ok = self.session_validations.labels("ok")
-        self.streams_active = Gauge(
-            "mcp_tornado_streams_active", "Open SSE streams", ["kind"], registry=registry
-        )
+        self.streams_active = Gauge("mcp_tornado_streams_active", "Open SSE streams", ["kind"], registry=registry)
         self.http_requests = Counter(
             "mcp_tornado_http_requests_total",
             "HTTP requests answered",

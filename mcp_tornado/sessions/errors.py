@@ -65,32 +65,20 @@ ERRORS: Final[Mapping[ErrorCode, ErrorSpec]] = MappingProxyType(
         ErrorCode.SESSION_LIMIT_REACHED: ErrorSpec(503, INVALID_REQUEST, "Too many sessions are open", 5),
         ErrorCode.SESSION_CREATION_FAILED: ErrorSpec(500, INTERNAL_ERROR, "The session could not be created"),
         ErrorCode.SESSION_CONFLICT: ErrorSpec(409, INVALID_REQUEST, "The session changed meanwhile"),
-        ErrorCode.STORE_UNAVAILABLE: ErrorSpec(
-            503, INTERNAL_ERROR, "The session store did not answer in time", 2
-        ),
+        ErrorCode.STORE_UNAVAILABLE: ErrorSpec(503, INTERNAL_ERROR, "The session store did not answer in time", 2),
         ErrorCode.REQUEST_NOT_FOUND: ErrorSpec(404, INVALID_REQUEST, "No running request has this id"),
         ErrorCode.PARSE_ERROR: ErrorSpec(400, PARSE_ERROR, "The body is not valid JSON"),
-        ErrorCode.INVALID_REQUEST: ErrorSpec(
-            400, INVALID_REQUEST, "The body is not a valid JSON-RPC message"
-        ),
-        ErrorCode.UNSUPPORTED_PROTOCOL_VERSION: ErrorSpec(
-            400, INVALID_REQUEST, "Unsupported MCP-Protocol-Version"
-        ),
+        ErrorCode.INVALID_REQUEST: ErrorSpec(400, INVALID_REQUEST, "The body is not a valid JSON-RPC message"),
+        ErrorCode.UNSUPPORTED_PROTOCOL_VERSION: ErrorSpec(400, INVALID_REQUEST, "Unsupported MCP-Protocol-Version"),
         ErrorCode.UNSUPPORTED_MEDIA_TYPE: ErrorSpec(
             415, INVALID_REQUEST, "The body must be JSON: send Content-Type: application/json"
         ),
-        ErrorCode.NOT_ACCEPTABLE: ErrorSpec(
-            406, INVALID_REQUEST, "The Accept header names nothing served here"
-        ),
+        ErrorCode.NOT_ACCEPTABLE: ErrorSpec(406, INVALID_REQUEST, "The Accept header names nothing served here"),
         ErrorCode.METHOD_NOT_ALLOWED: ErrorSpec(405, INVALID_REQUEST, "This method is not allowed here"),
         ErrorCode.ROUTE_NOT_FOUND: ErrorSpec(404, INVALID_REQUEST, "Nothing is served at this path"),
         ErrorCode.PAYLOAD_TOO_LARGE: ErrorSpec(413, INVALID_REQUEST, "The body is too large"),
-        ErrorCode.FORBIDDEN_ORIGIN: ErrorSpec(
-            403, INVALID_REQUEST, "This Origin is not in server.allowed_origins"
-        ),
-        ErrorCode.MISDIRECTED_HOST: ErrorSpec(
-            421, INVALID_REQUEST, "This Host is not in server.allowed_hosts"
-        ),
+        ErrorCode.FORBIDDEN_ORIGIN: ErrorSpec(403, INVALID_REQUEST, "This Origin is not in server.allowed_origins"),
+        ErrorCode.MISDIRECTED_HOST: ErrorSpec(421, INVALID_REQUEST, "This Host is not in server.allowed_hosts"),
         ErrorCode.SERVER_DRAINING: ErrorSpec(503, INTERNAL_ERROR, "The server is shutting down", 1),
         ErrorCode.UNAUTHORIZED: ErrorSpec(401, INVALID_REQUEST, "Authentication is required"),
         ErrorCode.INTERNAL_ERROR: ErrorSpec(500, INTERNAL_ERROR, "Internal server error"),

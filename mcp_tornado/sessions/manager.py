@@ -18,8 +18,8 @@ from mcp_tornado.sessions.errors import (
     RevisionConflict,
     SessionError,
     StateTooLarge,
-    StoreUnavailable,
 )
+from mcp_tornado.sessions.guard import StoreGuard
 from mcp_tornado.sessions.ids import is_well_formed, new_session_id, session_key, short_key
 from mcp_tornado.sessions.model import ClientInfo, Session
 from mcp_tornado.sessions.store import Clock, SessionStore
@@ -28,6 +28,8 @@ _log = get_logger(__name__)
 
 _CREATE_ATTEMPTS: Final = 3
 _SWEEP_BATCH: Final = 1000
+_SWEEP_LIMIT: Final = 30.0
+"""Seconds one batch of a sweep may take: nobody waits for it, so it may be slow."""
 _TOUCH_SHARE: Final = 10
 """A touch interval is at most this part of the idle timeout."""
 
@@ -56,6 +58,7 @@ class SessionManager:
 
     def __init__(self, store: SessionStore, rules: SessionRules, *, clock: Clock, metrics: Metrics) -> None:
         self._store = store
+        self._guard = StoreGuard(metrics)
         self._rules = rules
         self._clock = clock
         self._metrics = metrics
@@ -98,11 +101,9 @@ class SessionManager:
                 initialized=initialized,
             )
             try:
-                await self._store.create(session)
+                await self._guard.run("create", self._store.create(session))
             except DuplicateSession:
                 continue
-            except StoreUnavailable as error:
-                raise SessionError(ErrorCode.STORE_UNAVAILABLE) from error
             self._metrics.sessions_created.inc()
             _log.info(
                 "session.created",
@@ -134,10 +135,7 @@ class SessionManager:
         if not is_well_formed(session_id):
             raise SessionError(ErrorCode.SESSION_ID_MALFORMED, reason="malformed")
         key = session_key(session_id)
-        try:
-            session = await self._store.get(key)
-        except StoreUnavailable as error:
-            raise SessionError(ErrorCode.STORE_UNAVAILABLE) from error
+        session = await self._guard.run("get", self._store.get(key))
         if session is None:
             raise SessionError(ErrorCode.SESSION_NOT_FOUND, reason="unknown")
         if session.principal != principal:
@@ -159,15 +157,11 @@ class SessionManager:
         if now - session.last_seen_at < self._touch:
             return True
         expires_at = self._expiry(created_at=session.created_at, seen_at=now)
-        try:
-            done = await self._store.touch(session.key, now, expires_at)
-            if done:
-                _log.debug("session.refreshed", session=short_key(session.key))
-                return True
-            # A touch is also refused where another process has just written a later one.
-            return await self.find(session.key) is not None
-        except StoreUnavailable as error:
-            raise SessionError(ErrorCode.STORE_UNAVAILABLE) from error
+        if await self._guard.run("touch", self._store.touch(session.key, now, expires_at)):
+            _log.debug("session.refreshed", session=short_key(session.key))
+            return True
+        # A touch is also refused where another process has just written a later one.
+        return await self.find(session.key) is not None
 
     async def find(self, key: str) -> Session | None:
         """Return the live session of a key, or `None`.
@@ -175,10 +169,7 @@ class SessionManager:
         Raises:
             SessionError: `STORE_UNAVAILABLE`.
         """
-        try:
-            session = await self._store.get(key)
-        except StoreUnavailable as error:
-            raise SessionError(ErrorCode.STORE_UNAVAILABLE) from error
+        session = await self._guard.run("get", self._store.get(key))
         return session if session is not None and session.expires_at > self._clock() else None
 
     async def terminate(self, key: str, reason: str = "deleted") -> bool:
@@ -187,10 +178,7 @@ class SessionManager:
         Raises:
             SessionError: `STORE_UNAVAILABLE`.
         """
-        try:
-            existed = await self._store.delete(key)
-        except StoreUnavailable as error:
-            raise SessionError(ErrorCode.STORE_UNAVAILABLE) from error
+        existed = await self._guard.run("delete", self._store.delete(key))
         if existed:
             self._metrics.sessions_closed.labels(reason).inc()
             _log.info("session.terminated", session=short_key(key), reason=reason)
@@ -224,13 +212,11 @@ class SessionManager:
             if not changes:
                 return session
             try:
-                changed = await self._store.update(key, changes, session.revision)
+                changed = await self._guard.run("update", self._store.update(key, changes, session.revision))
             except RevisionConflict:
                 # Let the one who was faster go on before the next try.
                 await asyncio.sleep(0)
                 continue
-            except StoreUnavailable as error:
-                raise SessionError(ErrorCode.STORE_UNAVAILABLE) from error
             if changed is None:
                 raise SessionError(ErrorCode.SESSION_NOT_FOUND, reason="ended")
             return changed
@@ -272,10 +258,7 @@ class SessionManager:
         """
         removed = 0
         while True:
-            try:
-                count = await self._store.sweep(self._clock(), _SWEEP_BATCH)
-            except StoreUnavailable as error:
-                raise SessionError(ErrorCode.STORE_UNAVAILABLE) from error
+            count = await self._guard.run("sweep", self._store.sweep(self._clock(), _SWEEP_BATCH), limit=_SWEEP_LIMIT)
             removed += count
             if count:
                 self._metrics.sessions_closed.labels("expired").inc(count)
@@ -289,10 +272,7 @@ class SessionManager:
         Raises:
             SessionError: `STORE_UNAVAILABLE`.
         """
-        try:
-            return await self._store.count(principal)
-        except StoreUnavailable as error:
-            raise SessionError(ErrorCode.STORE_UNAVAILABLE) from error
+        return await self._guard.run("count", self._store.count(principal))
 
     async def page(self, after: str | None = None, limit: int = 100) -> list[Session]:
         """Return live sessions in key order, at most `limit`, from the key after `after` on.
@@ -300,10 +280,7 @@ class SessionManager:
         Raises:
             SessionError: `STORE_UNAVAILABLE`.
         """
-        try:
-            return await self._store.page(after, limit)
-        except StoreUnavailable as error:
-            raise SessionError(ErrorCode.STORE_UNAVAILABLE) from error
+        return await self._guard.run("page", self._store.page(after, limit))
 
     def _expiry(self, *, created_at: datetime, seen_at: datetime) -> datetime:
         # One touch interval more than the timeout: a session that was seen right after a write, and so was not
@@ -317,11 +294,7 @@ class SessionManager:
         rules = self._rules
         if rules.max_sessions and await self.count() >= rules.max_sessions:
             raise SessionError(ErrorCode.SESSION_LIMIT_REACHED, reason="max_sessions")
-        if (
-            principal is not None
-            and rules.max_per_principal
-            and await self.count(principal) >= rules.max_per_principal
-        ):
+        if principal is not None and rules.max_per_principal and await self.count(principal) >= rules.max_per_principal:
             raise SessionError(
                 ErrorCode.SESSION_LIMIT_REACHED,
                 "You have too many sessions open: end one first",

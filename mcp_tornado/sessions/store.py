@@ -161,9 +161,7 @@ class EventLog(ABC):
     """
 
     @abstractmethod
-    async def append(
-        self, key: str, stream: str, message: Mapping[str, Any] | None, *, final: bool = False
-    ) -> str:
+    async def append(self, key: str, stream: str, message: Mapping[str, Any] | None, *, final: bool = False) -> str:
         """Add an event to a stream and return its id: unique, and increasing within the session.
 
         Raises:
@@ -172,9 +170,7 @@ class EventLog(ABC):
         """
 
     @abstractmethod
-    async def read(
-        self, key: str, after: str | None, *, stream: str | None = None, limit: int = 100
-    ) -> list[Event]:
+    async def read(self, key: str, after: str | None, *, stream: str | None = None, limit: int = 100) -> list[Event]:
         """Return at most `limit` events after an event id, oldest first.
 
         Args:

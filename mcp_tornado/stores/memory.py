@@ -175,7 +175,7 @@ class MemoryStore(SessionStore, EventLog):
             return None
         if record.revision != expected_revision:
             raise RevisionConflict(f"expected revision {expected_revision}, found {record.revision}")
-        fields = {**record.to_session().to_dict(), **changes, "revision": record.revision + 1}
+        fields: dict[str, Any] = {**record.to_session().to_dict(), **changes, "revision": record.revision + 1}
         self._unindex(key, record)
         self._recount(record.principal, fields["principal"])
         record.payload = orjson.dumps(fields)
@@ -223,9 +223,7 @@ class MemoryStore(SessionStore, EventLog):
         """See `SessionStore.ping`."""
         self._check_open()
 
-    async def append(
-        self, key: str, stream: str, message: Mapping[str, Any] | None, *, final: bool = False
-    ) -> str:
+    async def append(self, key: str, stream: str, message: Mapping[str, Any] | None, *, final: bool = False) -> str:
         """See `EventLog.append`."""
         self._check_open()
         if not key.startswith("@") and self._live(key) is None:
@@ -247,9 +245,7 @@ class MemoryStore(SessionStore, EventLog):
         log.wake()
         return str(EventId.of(event.number, key, stream))
 
-    async def read(
-        self, key: str, after: str | None, *, stream: str | None = None, limit: int = 100
-    ) -> list[Event]:
+    async def read(self, key: str, after: str | None, *, stream: str | None = None, limit: int = 100) -> list[Event]:
         """See `EventLog.read`."""
         self._check_open()
         log = self._logs.get(key)

@@ -1,0 +1,60 @@
+"""What stands between the server and any store: a time limit, the metrics, and one kind of failure."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+from mcp_tornado.log import get_logger
+from mcp_tornado.metrics import Metrics
+from mcp_tornado.sessions.errors import ErrorCode, SessionError, StoreError, StoreUnavailable
+
+_log = get_logger(__name__)
+_T = TypeVar("_T")
+
+STORE_TIME_LIMIT: Final = 5.0
+"""Seconds after which a store counts as unavailable."""
+
+
+class StoreGuard:
+    """Runs store operations: measures them, bounds them in time, and tells of failures in one way."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._observe: dict[str, Callable[[float], None]] = {}
+
+    async def run(self, operation: str, call: Awaitable[_T], *, limit: float = STORE_TIME_LIMIT) -> _T:
+        """Await one operation of a store.
+
+        Args:
+            operation: The metric's label.
+            call: The operation.
+            limit: Seconds it may take.
+
+        Raises:
+            SessionError: `STORE_UNAVAILABLE`: the store said so, the network failed, or the time was up.
+            StoreError: Any other answer that the contract of stores names; these are no failures.
+        """
+        observe = self._observe.get(operation)
+        if observe is None:
+            observe = self._observe[operation] = self._metrics.store_duration.labels(operation).observe
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout(limit):
+                return await call
+        except (StoreUnavailable, OSError) as error:  # a TimeoutError is an OSError
+            self._failed(operation, error)
+            raise SessionError(ErrorCode.STORE_UNAVAILABLE) from error
+        except StoreError:
+            raise
+        except Exception as error:
+            self._failed(operation, error)
+            raise
+        finally:
+            observe(time.perf_counter() - started)
+
+    def _failed(self, operation: str, error: Exception) -> None:
+        self._metrics.store_errors.labels(operation).inc()
+        _log.error("store.error", operation=operation, error=type(error).__name__)
