@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, TypeVar
 
 from mcp_tornado.log import get_logger
 from mcp_tornado.metrics import Metrics
 from mcp_tornado.sessions.errors import ErrorCode, SessionError, StoreError, StoreUnavailable
+from mcp_tornado.sessions.store import Event, EventLog
 
 _log = get_logger(__name__)
 _T = TypeVar("_T")
@@ -58,3 +59,32 @@ class StoreGuard:
     def _failed(self, operation: str, error: Exception) -> None:
         self._metrics.store_errors.labels(operation).inc()
         _log.error("store.error", operation=operation, error=type(error).__name__)
+
+
+class GuardedEventLog(EventLog):
+    """An event log behind a guard; it keeps the contract of the log behind it."""
+
+    def __init__(self, log: EventLog, guard: StoreGuard) -> None:
+        self._events = log
+        self._guard = guard
+
+    async def append(self, key: str, stream: str, message: Mapping[str, Any] | None, *, final: bool = False) -> str:
+        """See `EventLog.append`."""
+        return await self._guard.run("append", self._events.append(key, stream, message, final=final))
+
+    async def read(self, key: str, after: str | None, *, stream: str | None = None, limit: int = 100) -> list[Event]:
+        """See `EventLog.read`."""
+        return await self._guard.run("read", self._events.read(key, after, stream=stream, limit=limit))
+
+    async def wait(self, key: str, after: str | None, timeout: float) -> bool:
+        """See `EventLog.wait`."""
+        call = self._events.wait(key, after, timeout)
+        return await self._guard.run("wait", call, limit=timeout + STORE_TIME_LIMIT)
+
+    async def claim(self, name: str, owner: str, ttl_seconds: float) -> bool:
+        """See `EventLog.claim`."""
+        return await self._guard.run("claim", self._events.claim(name, owner, ttl_seconds))
+
+    async def release(self, name: str, owner: str) -> None:
+        """See `EventLog.release`."""
+        await self._guard.run("release", self._events.release(name, owner))

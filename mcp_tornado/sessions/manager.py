@@ -66,9 +66,10 @@ class SessionManager:
         self._touch = timedelta(seconds=min(rules.touch_interval, rules.idle_timeout / _TOUCH_SHARE))
 
     @property
-    def touch_interval(self) -> float:
-        """Seconds between two writes that keep a session alive: at most a tenth of the idle timeout."""
-        return self._touch.total_seconds()
+    def keepalive_interval(self) -> float:
+        """Seconds after which a session in use should be refreshed again, so that it does not expire meanwhile."""
+        shortest = min(1.0, self._rules.idle_timeout / _TOUCH_SHARE)
+        return max(self._touch.total_seconds(), shortest)
 
     async def create(
         self,

@@ -1,0 +1,25 @@
+"""The one place that knows the SDK: hosting a server object, and running its handlers for HTTP requests."""
+
+from mcp_tornado.kernel.hosting import HostedServer, NotServable, host
+from mcp_tornado.kernel.inbound import InboundRequest
+from mcp_tornado.kernel.kernel import HANDSHAKE_VERSIONS, STATELESS_VERSIONS, Initialized, Kernel
+from mcp_tornado.kernel.responses import Answer, SessionExchange
+from mcp_tornado.kernel.stateless import StandaloneExchange, has_envelope
+from mcp_tornado.kernel.streams import Frame, StreamReader
+
+__all__ = [
+    "HANDSHAKE_VERSIONS",
+    "STATELESS_VERSIONS",
+    "Answer",
+    "Frame",
+    "HostedServer",
+    "InboundRequest",
+    "Initialized",
+    "Kernel",
+    "NotServable",
+    "SessionExchange",
+    "StandaloneExchange",
+    "StreamReader",
+    "has_envelope",
+    "host",
+]

@@ -1,0 +1,51 @@
+"""From the object that a user wrote to the SDK server that is served."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+from mcp.server.lowlevel.server import Server
+from mcp.server.mcpserver import MCPServer
+from starlette.routing import Route
+
+
+class NotServable(Exception):
+    """The object cannot be served; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostedServer:
+    """A server object of the SDK's, ready to be served."""
+
+    server: Server[Any]
+    unserved_routes: tuple[str, ...] = ()
+    """Paths of custom Starlette routes: they belong to the SDK's HTTP app, which is not run."""
+
+
+def host(candidate: object) -> HostedServer:
+    """Return the low-level server of an SDK `MCPServer`, or a low-level `Server` itself.
+
+    Raises:
+        NotServable: The object is something else, or asks for authentication, which is not served yet: it must
+            never run open.
+    """
+    if isinstance(candidate, Server):
+        return HostedServer(candidate)  # pyright: ignore[reportUnknownArgumentType]
+    if isinstance(candidate, MCPServer):
+        server = cast(MCPServer[Any], candidate)
+        if server.settings.auth is not None:
+            raise NotServable(
+                f"the server {server.name!r} asks for authentication (auth, token_verifier), which mcp-tornado "
+                "does not have yet; it is not served rather than served open. Remove auth from the server, or "
+                "authenticate in front of it"
+            )
+        # The documented way to the low-level server: build the HTTP app, ask its session manager.
+        app = server.streamable_http_app()
+        endpoint = "/mcp"
+        unserved = tuple(route.path for route in app.routes if isinstance(route, Route) and route.path != endpoint)
+        return HostedServer(server.session_manager.app, unserved)
+    raise NotServable(
+        f"a {type(candidate).__module__}.{type(candidate).__qualname__} cannot be served: give an MCPServer or a "
+        "low-level Server of the official SDK (mcp 2.3 or newer)"
+    )

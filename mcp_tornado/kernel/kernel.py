@@ -1,0 +1,679 @@
+"""The kernel: what the web layer calls to have MCP messages handled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final
+
+from mcp_types import InitializeRequestParams
+from mcp_types.version import (
+    HANDSHAKE_PROTOCOL_VERSIONS,
+    LATEST_HANDSHAKE_VERSION,
+    MODERN_PROTOCOL_VERSIONS,
+    is_version_at_least,
+)
+from pydantic import ValidationError
+
+from mcp_tornado.kernel import messages
+from mcp_tornado.kernel.calls import Call, CallContext, failure
+from mcp_tornado.kernel.connections import ConnectionPool, SessionConnection
+from mcp_tornado.kernel.hosting import HostedServer
+from mcp_tornado.kernel.inbound import InboundRequest
+from mcp_tornado.kernel.messages import CALL_LOST, JSONObject, Message, Notification, Reply, Request, RequestId
+from mcp_tornado.kernel.outgoing import OutgoingRequests
+from mcp_tornado.kernel.responses import Answer, ResponseStream, SessionExchange
+from mcp_tornado.kernel.stateless import LISTEN, StandaloneExchange, StatelessEra
+from mcp_tornado.kernel.streams import (
+    STANDALONE,
+    StreamReader,
+    background_stream,
+    is_received,
+    response_stream,
+)
+from mcp_tornado.log import get_logger
+from mcp_tornado.metrics import Metrics
+from mcp_tornado.sessions import (
+    ClientInfo,
+    ErrorCode,
+    Event,
+    EventId,
+    EventLog,
+    Session,
+    SessionError,
+    SessionManager,
+    short_key,
+)
+from mcp_tornado.sessions.journal import JOURNALED_METHODS, has_room, with_entry
+
+_log = get_logger(__name__)
+
+HANDSHAKE_VERSIONS: Final = tuple(HANDSHAKE_PROTOCOL_VERSIONS)
+STATELESS_VERSIONS: Final = tuple(MODERN_PROTOCOL_VERSIONS)
+DEFAULT_VERSION: Final = LATEST_HANDSHAKE_VERSION
+"""What a session made without a handshake speaks."""
+
+_BATCH_VERSION: Final = "2025-03-26"
+_PRIMED_SINCE: Final = "2025-11-25"
+_UNNEGOTIATED_VERSION: Final = "2025-03-26"
+"""What a request without `MCP-Protocol-Version` and without a session speaks (MCP 2025-06-18, basic/transports)."""
+
+_RECEIVE_LIMIT: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Initialized:
+    """How an `initialize` went: the JSON-RPC response, and the id of the session where one was made."""
+
+    response: dict[str, Any]
+    session_id: str | None
+
+
+class Kernel:
+    """Runs a hosted server's handlers for HTTP requests, and keeps the streams of this process.
+
+    Args:
+        hosted: The server.
+        manager: The sessions.
+        log: The events of the sessions, behind the store's guard.
+        metrics: The metrics.
+        stream_after: Seconds after which a POST that emitted nothing becomes a stream.
+        json_responses: Whether a POST on `/mcp` never becomes a stream.
+        sessionless: Whether handshake-era requests without a session are served on their own.
+        issue_sessions: Whether `initialize` makes a session.
+    """
+
+    def __init__(
+        self,
+        hosted: HostedServer,
+        manager: SessionManager,
+        log: EventLog,
+        *,
+        metrics: Metrics,
+        stream_after: float,
+        json_responses: bool,
+        issue_sessions: bool,
+    ) -> None:
+        self._server = hosted.server
+        self._manager = manager
+        self._log = log
+        self._metrics = metrics
+        self._patience = None if json_responses else stream_after
+        self._issue_sessions = issue_sessions
+        self._outgoing = OutgoingRequests()
+        self._calls: dict[str, dict[RequestId, Call]] = {}
+        self._readers: dict[str, set[StreamReader]] = {}
+        self._waiting: Counter[str] = Counter()
+        self._standalone: dict[str, StreamReader] = {}
+        self._exchanges: set[StandaloneExchange] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._draining = False
+        self._pool: ConnectionPool
+        self._stateless: StatelessEra
+
+    @property
+    def draining(self) -> bool:
+        """Whether new work is refused."""
+        return self._draining
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """Enter the server's lifespan and keep busy sessions alive; on leaving, end whatever still runs."""
+        async with self._server.lifespan(self._server) as lifespan_state:
+            connect = partial(SessionConnection, self._server, lifespan_state, self._log, self._outgoing)
+            self._pool = ConnectionPool(connect, self._calls.__contains__)
+            self._stateless = StatelessEra(self._server, lifespan_state)
+            keeper = asyncio.create_task(self._keep_alive())
+            try:
+                yield
+            finally:
+                keeper.cancel()
+                await self._end()
+                await asyncio.gather(keeper, return_exceptions=True)
+
+    # ------------------------------------------------------------------ sessions
+
+    async def initialize(
+        self, request: Request, client: ClientInfo, inbound: InboundRequest, session: Session | None
+    ) -> Initialized:
+        """Negotiate (MCP 2025-11-25, basic/lifecycle), and make a session where there is none.
+
+        On a live session it negotiates anew: the journal and `initialized` are cleared.
+
+        Raises:
+            SessionError: No session could be made, or the server is draining.
+        """
+        self._check_draining()
+        if session is not None:
+            connection = await self._pool.get(session)
+        else:
+            connection = self._pool.connect()
+            await connection.start()
+        context = CallContext(
+            session.key if session is not None else "",
+            request,
+            None,
+            inbound.shown(session.key if session is not None else None),
+            self._outgoing,
+        )
+        try:
+            value = await connection.on_request(context, request.method, request.params)
+        except Exception as exception:
+            if session is None:
+                await connection.close()
+            return Initialized(failure(request.id, exception), None)
+        finally:
+            context.close()
+        response = messages.result(request.id, value)
+        version = connection.connection.protocol_version
+        params = dict(request.params or {})
+        if session is not None:
+            changes: dict[str, Any] = {
+                "protocol_version": version,
+                "client_params": params,
+                "initialized": False,
+                "journal": [],
+            }
+            await connection.catch_up(await self._manager.update(session.key, lambda _: changes))
+            return Initialized(response, None)
+        if not self._issue_sessions:
+            await connection.close()
+            return Initialized(response, None)
+        try:
+            session_id, created = await self._manager.create(
+                client=_named(client, params), protocol_version=version, client_params=params
+            )
+        except SessionError:
+            await connection.close()
+            raise
+        connection.bind(created)
+        self._pool.add(created.key, connection)
+        return Initialized(response, session_id)
+
+    async def create_session(self, value: JSONObject | None, client: ClientInfo) -> tuple[str, Session]:
+        """Make a session without a handshake, ready for use.
+
+        Args:
+            value: `{protocolVersion, capabilities, clientInfo}`, each of them optional; `None` for none.
+            client: Who asks.
+
+        Raises:
+            SessionError: `INVALID_REQUEST`, saying what is wrong with the value; or no session could be made.
+        """
+        self._check_draining()
+        given = dict(value or {})
+        params: dict[str, Any] = {
+            "protocolVersion": given.pop("protocolVersion", DEFAULT_VERSION),
+            "capabilities": given.pop("capabilities", {}),
+            "clientInfo": given.pop("clientInfo", {"name": "unknown", "version": ""}),
+        }
+        if given:
+            raise SessionError(
+                ErrorCode.INVALID_REQUEST,
+                f"Unknown members: {', '.join(sorted(given))}; allowed are protocolVersion, capabilities, clientInfo",
+            )
+        version = params["protocolVersion"]
+        if version not in HANDSHAKE_VERSIONS:
+            raise SessionError(
+                ErrorCode.INVALID_REQUEST,
+                f"protocolVersion must be one of {', '.join(HANDSHAKE_VERSIONS)}: later revisions have no sessions",
+            )
+        try:
+            InitializeRequestParams.model_validate(params, by_name=False)
+        except ValidationError as error:
+            where = ".".join(str(part) for part in error.errors()[0]["loc"])
+            raise SessionError(ErrorCode.INVALID_REQUEST, f"{where}: {error.errors()[0]['msg']}") from error
+        return await self._manager.create(
+            client=_named(client, params) if value and "clientInfo" in value else client,
+            protocol_version=version,
+            client_params=params,
+            initialized=True,
+        )
+
+    async def terminate(self, session: Session) -> None:
+        """End a session: its record, its streams, its running calls.
+
+        Raises:
+            SessionError: `STORE_UNAVAILABLE`.
+        """
+        await self._manager.terminate(session.key)
+        self._forget(session.key)
+
+    def _forget(self, key: str) -> None:
+        """End what a session that is gone still has in this process."""
+        for call in list(self._calls.get(key, {}).values()):
+            call.abort(ErrorCode.SESSION_NOT_FOUND)
+        for reader in list(self._readers.get(key, ())):
+            reader.close()
+        self._pool.drop(key)
+
+    # ------------------------------------------------------------------ messages of a session
+
+    async def post(self, session: Session, body: Any, inbound: InboundRequest) -> SessionExchange | None:
+        """Handle what was POSTed to `/mcp` in a session: a message, or a batch where its revision has them.
+
+        Returns:
+            What answers the requests in it, or `None` where it holds none: it is accepted.
+
+        Raises:
+            SessionError: `INVALID_REQUEST`, or the server is draining.
+        """
+        batch = messages.is_list(body)
+        parsed = self._parse_batch(session, body) if messages.is_list(body) else [messages.parse(body)]
+        requests = [message for message in parsed if isinstance(message, Request)]
+        stream = None
+        if requests:
+            self._check_draining()
+            stream = ResponseStream(
+                self._log,
+                session.key,
+                response_stream(),
+                expected=len(requests),
+                primed=is_version_at_least(session.protocol_version, _PRIMED_SINCE),
+                as_list=batch,
+                may_stream=self._patience is not None,
+            )
+        await self._handle(session, parsed, stream, inbound)
+        return SessionExchange(stream, self._patience) if stream is not None else None
+
+    async def send(self, session: Session, body: Any, inbound: InboundRequest) -> RequestId | None:
+        """Accept one message for background work; its answer goes where `receive` finds it.
+
+        Returns:
+            The request's id, or `None` where the message is no request.
+
+        Raises:
+            SessionError: `INVALID_REQUEST`, or the server is draining.
+        """
+        message = messages.parse(body)
+        stream = None
+        if isinstance(message, Request):
+            if message.method == "initialize":
+                raise SessionError(ErrorCode.INVALID_REQUEST, "initialize is sent to the MCP endpoint itself")
+            self._check_draining()
+            stream = ResponseStream(self._log, session.key, background_stream())
+            await stream.open()
+        await self._handle(session, [message], stream, inbound)
+        return message.id if isinstance(message, Request) else None
+
+    def abort(self, session: Session, request_id: RequestId) -> None:
+        """Cancel a running request of a session.
+
+        Raises:
+            SessionError: `REQUEST_NOT_FOUND`.
+        """
+        call = self._calls.get(session.key, {}).get(messages.correlation_key(request_id))
+        if call is None:
+            raise SessionError(ErrorCode.REQUEST_NOT_FOUND)
+        call.cancel()
+
+    def _parse_batch(self, session: Session, body: Sequence[Any]) -> list[Message]:
+        if session.protocol_version != _BATCH_VERSION:
+            raise SessionError(
+                ErrorCode.INVALID_REQUEST,
+                f"Revision {session.protocol_version} of MCP has no batches: send one message at a time",
+            )
+        parsed = [messages.parse(value) for value in body]
+        if not parsed:
+            raise SessionError(ErrorCode.INVALID_REQUEST, "A batch holds at least one message")
+        if any(isinstance(message, Request) and message.method == "initialize" for message in parsed):
+            raise SessionError(ErrorCode.INVALID_REQUEST, "initialize cannot be part of a batch")
+        return parsed
+
+    async def _handle(
+        self, session: Session, parsed: Sequence[Message], stream: ResponseStream | None, inbound: InboundRequest
+    ) -> None:
+        connection = await self._pool.get(session)
+        for message in parsed:
+            if isinstance(message, Reply):
+                self._outgoing.resolve(session.key, message)
+            elif isinstance(message, Notification):
+                await self._notify(session, connection, message, inbound)
+            elif stream is not None:
+                self._call(session, connection, message, stream, inbound)
+
+    def _call(
+        self,
+        session: Session,
+        connection: SessionConnection,
+        request: Request,
+        stream: ResponseStream,
+        inbound: InboundRequest,
+    ) -> None:
+        resumable = stream.may_stream and is_version_at_least(session.protocol_version, _PRIMED_SINCE)
+        context = CallContext(
+            session.key,
+            request,
+            stream,
+            inbound.shown(session.key),
+            self._outgoing,
+            close_stream=stream.detach if resumable else None,
+            close_standalone=partial(self._close_standalone, session.key) if resumable else None,
+        )
+        call = Call(request, context, stream, self._metrics)
+        calls = self._calls.setdefault(session.key, {})
+        key = messages.correlation_key(request.id)
+        calls[key] = call
+        journaled = request.method in JOURNALED_METHODS
+        if journaled and not has_room(session.journal, request.method, request.params or {}):
+            full = SessionError(ErrorCode.INVALID_REQUEST, "This session has too many subscriptions: end some first")
+            run = call.refuse(full)
+        elif journaled:
+            run = call.run(connection.on_request, partial(self._journal, session.key, connection, request))
+        else:
+            run = call.run(connection.on_request)
+        self._spawn(run).add_done_callback(lambda _: self._call_done(session.key, key, call))
+
+    def _call_done(self, session_key: str, key: RequestId, call: Call) -> None:
+        calls = self._calls.get(session_key, {})
+        # Clients reuse ids: the entry may be a newer call's.
+        if calls.get(key) is call:
+            del calls[key]
+        if not calls:
+            self._calls.pop(session_key, None)
+
+    async def _journal(self, key: str, connection: SessionConnection, request: Request) -> None:
+        """Keep a session-scoped request, for other processes to repeat."""
+
+        def change(session: Session) -> Mapping[str, Any]:
+            journal = with_entry(session.journal, request.method, request.params or {})
+            return {} if journal == tuple(session.journal) else {"journal": list(journal)}
+
+        connection.applied(await self._manager.update(key, change))
+
+    async def _notify(
+        self, session: Session, connection: SessionConnection, notification: Notification, inbound: InboundRequest
+    ) -> None:
+        if notification.method == "notifications/cancelled":
+            request_id = (notification.params or {}).get("requestId")
+            if messages.is_request_id(request_id):
+                call = self._calls.get(session.key, {}).get(messages.correlation_key(request_id))
+                if call is not None:
+                    call.cancel()
+        elif notification.method == "notifications/progress":
+            self._spawn(self._outgoing.report_progress(session.key, notification))
+        elif notification.method == "notifications/initialized" and not session.initialized:
+            updated = await self._manager.update(
+                session.key, lambda current: {} if current.initialized else {"initialized": True}
+            )
+            connection.applied(updated)
+        context = CallContext(session.key, None, None, inbound.shown(session.key), self._outgoing)
+        self._spawn(_contained(connection.on_notify(context, notification.method, notification.params)))
+
+    # ------------------------------------------------------------------ streams of a session
+
+    async def standalone(self, session: Session, last_event_id: str | None) -> StreamReader:
+        """Return who reads the stream that a GET asks for: the standalone one, or the one of `last_event_id`.
+
+        An id that is unknown, or another session's, reads nothing.
+
+        Raises:
+            SessionError: `SESSION_CONFLICT`: another GET holds the standalone stream, and this one does not
+                resume it; or the server is draining.
+        """
+        self._check_draining()
+        if last_event_id is None:
+            return self._hold_standalone(session.key, None, takes_over=False)
+        event_id = EventId.parse(last_event_id)
+        if event_id is None or event_id.session != short_key(session.key):
+            return self._nothing(session.key)
+        if event_id.stream == STANDALONE:
+            return self._hold_standalone(session.key, last_event_id, takes_over=True)
+        return await self._resume(session.key, event_id)
+
+    def _hold_standalone(self, key: str, after: str | None, *, takes_over: bool) -> StreamReader:
+        holder = self._standalone.get(key)
+        if holder is not None:
+            if not takes_over:
+                raise SessionError(
+                    ErrorCode.SESSION_CONFLICT,
+                    "Another GET holds this session's stream: resume it with its Last-Event-ID, or close it first",
+                )
+            holder.close(at_once=True)
+        reader = StreamReader(self._log, key, after=after, shows=lambda name: name == STANDALONE)
+        self._standalone[key] = reader
+        return self._register(reader)
+
+    async def _close_standalone(self, key: str) -> None:
+        holder = self._standalone.get(key)
+        if holder is not None:
+            holder.close()
+
+    async def _resume(self, key: str, event_id: EventId) -> StreamReader:
+        """Return who goes on reading the answers to a POST after an event."""
+        stream = event_id.stream
+        running = next((call for call in self._calls.get(key, {}).values() if call.stream.name == stream), None)
+        reader = StreamReader(self._log, key, after=str(event_id), shows=lambda name: name == stream, follows_one=True)
+        oldest = await self._log.read(key, None, limit=1)
+        kept_from = EventId.parse(oldest[0].id) if oldest else None
+        if kept_from is not None and kept_from.number > event_id.number:
+            lost = {"code": CALL_LOST, "message": "Events of this stream are no longer kept: ask again"}
+            reader.close(messages.error(running.request.id if running is not None else None, lost), at_once=True)
+        elif running is None:
+            # All that will ever come is in the log.
+            reader.close()
+        return self._register(reader)
+
+    def _nothing(self, key: str) -> StreamReader:
+        reader = StreamReader(self._log, key, after=None, shows=lambda _: False)
+        reader.close(at_once=True)
+        return self._register(reader)
+
+    def receiver(self, session: Session, after: str | None) -> StreamReader:
+        """Return who reads all that `/mcp/receive` shows, as a stream.
+
+        Raises:
+            SessionError: The server is draining.
+        """
+        self._check_draining()
+        return self._register(StreamReader(self._log, session.key, after=after, shows=is_received))
+
+    async def receive(self, session: Session, after: str | None, wait: float) -> tuple[list[Event], str | None]:
+        """Return what the server has for a session after an event id, waiting at most `wait` seconds for it.
+
+        Returns:
+            At most 100 events without priming events, and the id to go on after: where there is no event, the
+            `after` that was given.
+
+        Raises:
+            SessionError: `SESSION_NOT_FOUND`: the session ended while waiting; `STORE_UNAVAILABLE`.
+        """
+        deadline = asyncio.get_running_loop().time() + wait
+        scanned = after
+        with self._attached(session.key):
+            while True:
+                events = await self._log.read(session.key, scanned, limit=_RECEIVE_LIMIT)
+                shown = [event for event in events if is_received(event.stream) and event.message is not None]
+                if shown:
+                    return shown, shown[-1].id
+                if events:
+                    scanned = events[-1].id
+                    continue
+                left = deadline - asyncio.get_running_loop().time()
+                if left <= 0 or self._draining:
+                    return [], after
+                await self._log.wait(session.key, scanned, left)
+                if await self._manager.find(session.key) is None:
+                    raise SessionError(ErrorCode.SESSION_NOT_FOUND, reason="ended")
+
+    def release(self, reader: StreamReader) -> None:
+        """Say that a reader is no longer read."""
+        reader.close(at_once=True)
+        readers = self._readers.get(reader.key, set())
+        readers.discard(reader)
+        if not readers:
+            self._readers.pop(reader.key, None)
+        if self._standalone.get(reader.key) is reader:
+            del self._standalone[reader.key]
+
+    def _register(self, reader: StreamReader) -> StreamReader:
+        self._readers.setdefault(reader.key, set()).add(reader)
+        return reader
+
+    @contextmanager
+    def _attached(self, key: str) -> Generator[None]:
+        """Keep a session alive while a client waits without a reader."""
+        self._waiting[key] += 1
+        try:
+            yield
+        finally:
+            self._waiting[key] -= 1
+            if not self._waiting[key]:
+                del self._waiting[key]
+
+    # ------------------------------------------------------------------ requests that stand alone
+
+    async def stateless(
+        self, body: Any, inbound: InboundRequest, *, accepts_stream: bool
+    ) -> StandaloneExchange | Answer | None:
+        """Handle one message of the stateless era (MCP 2026-07-28, basic/transports).
+
+        Returns:
+            What answers a request, the answer that refuses the message, or `None`: accepted.
+
+        Raises:
+            SessionError: `INVALID_REQUEST`, `NOT_ACCEPTABLE`, or the server is draining.
+        """
+        message = messages.parse(body)
+        if isinstance(message, Notification):
+            return self._stateless.check_notification(inbound)
+        if isinstance(message, Reply):
+            raise SessionError(ErrorCode.INVALID_REQUEST, "This revision of MCP has no responses of the client's")
+        self._check_draining()
+        if message.method == LISTEN and not accepts_stream:
+            raise SessionError(ErrorCode.NOT_ACCEPTABLE, f"{LISTEN} is answered with text/event-stream")
+        route = await self._stateless.classify(body, message, inbound)
+        if isinstance(route, Answer):
+            return route
+        return self._stand_alone(
+            message,
+            partial(self._stateless.run, message, route, inbound.shown(None)),
+            always_streams=message.method == LISTEN,
+        )
+
+    def without_session(self, body: Any, protocol_version: str | None, inbound: InboundRequest) -> Any:
+        """Handle one handshake-era message on its own, for a client that holds no session.
+
+        Args:
+            body: The message.
+            protocol_version: What `MCP-Protocol-Version` said; `None` where it was not sent.
+            inbound: The HTTP request.
+
+        Returns:
+            What answers a request, or `None`: the message is accepted, and dropped.
+
+        Raises:
+            SessionError: `INVALID_REQUEST`, or the server is draining.
+        """
+        message = messages.parse(body)
+        if not isinstance(message, Request):
+            return None
+        self._check_draining()
+        version = protocol_version if protocol_version is not None else _UNNEGOTIATED_VERSION
+        return self._stand_alone(
+            message, partial(self._stateless.run_without_session, message, version, inbound.shown(None))
+        )
+
+    def _stand_alone(
+        self,
+        request: Request,
+        handle: Callable[[Callable[[dict[str, Any]], Awaitable[None]] | None], Awaitable[dict[str, Any]]],
+        *,
+        always_streams: bool = False,
+    ) -> StandaloneExchange:
+        exchange = StandaloneExchange(
+            request, handle, patience=self._patience, always_streams=always_streams, metrics=self._metrics
+        )
+        self._exchanges.add(exchange)
+        self._spawn(exchange.run()).add_done_callback(lambda _: self._exchanges.discard(exchange))
+        return exchange
+
+    # ------------------------------------------------------------------ living and ending
+
+    async def drain(self, grace: float) -> None:
+        """Refuse new work, let streams without a call end, and wait for running calls at most `grace` seconds.
+
+        What still runs then is cancelled, and its clients are told.
+        """
+        self._draining = True
+        for reader in [reader for readers in self._readers.values() for reader in readers]:
+            if not reader.follows_one:
+                reader.close()
+        for exchange in list(self._exchanges):
+            if exchange.request.method == LISTEN:
+                exchange.close()
+        busy = [task for task in self._tasks if not task.done()]
+        if busy:
+            await asyncio.wait(busy, timeout=grace)
+        await self._abort_all()
+
+    async def _abort_all(self) -> None:
+        calls = [call for calls in self._calls.values() for call in calls.values()]
+        for call in calls:
+            call.abort(ErrorCode.SERVER_DRAINING)
+        for exchange in list(self._exchanges):
+            exchange.close(messages.error(exchange.request.id, _shutting_down()))
+        await asyncio.gather(*(call.settled() for call in calls))
+
+    async def _end(self) -> None:
+        self._draining = True
+        await self._abort_all()
+        for reader in [reader for readers in self._readers.values() for reader in readers]:
+            reader.close(at_once=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._pool.close()
+
+    async def _keep_alive(self) -> None:
+        """Refresh the sessions that have a running call or an open stream, and notice those that ended elsewhere."""
+        while True:
+            await asyncio.sleep(self._manager.keepalive_interval)
+            for key in {*self._calls, *self._readers, *self._waiting}:
+                try:
+                    session = await self._manager.find(key)
+                    if session is None or not await self._manager.refresh(session):
+                        self._forget(key)
+                except SessionError:
+                    break  # the store is away: it may be back at the next turn
+                except Exception:
+                    _log.exception("keepalive.failed", session=short_key(key))
+            self._pool.drop_idle()
+
+    def _check_draining(self) -> None:
+        if self._draining:
+            raise SessionError(ErrorCode.SERVER_DRAINING)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+async def _contained(work: Awaitable[None]) -> None:
+    """Run a notification's handler; nobody is told when it fails."""
+    try:
+        await work
+    except Exception:
+        _log.exception("notification.failed")
+
+
+def _shutting_down() -> dict[str, Any]:
+    error = SessionError(ErrorCode.SERVER_DRAINING)
+    return {**error.to_error(), "code": CALL_LOST}
+
+
+def _named(client: ClientInfo, params: JSONObject) -> ClientInfo:
+    """Return the client with the name and version that its `clientInfo` gives."""
+    info = params.get("clientInfo")
+    name, version = (info.get("name"), info.get("version")) if messages.is_object(info) else (None, None)
+    return replace(
+        client,
+        name=name if isinstance(name, str) else None,
+        version=version if isinstance(version, str) else None,
+    )

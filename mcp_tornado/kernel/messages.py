@@ -1,0 +1,190 @@
+"""JSON-RPC messages: from bytes to checked shapes, and back (JSON-RPC 2.0; MCP 2025-11-25, basic)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeGuard, cast
+
+import orjson
+
+from mcp_tornado.sessions.errors import ErrorCode, SessionError
+
+RequestId = str | int
+JSONObject = Mapping[str, Any]
+
+REQUEST_CANCELLED: Final = -32800
+"""Answers a handshake-era call that was cancelled, as the SDK's transport does."""
+CALL_LOST: Final = -32000
+"""Answers a call whose result can no longer come: its session ended, or its process did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A call that is owed an answer."""
+
+    id: RequestId
+    method: str
+    params: JSONObject | None
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """A message that is owed nothing."""
+
+    method: str
+    params: JSONObject | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The client's answer to a request of the server's; `id` is `None` where it answers none."""
+
+    id: RequestId | None
+    result: JSONObject | None
+    error: JSONObject | None
+
+
+Message = Request | Notification | Reply
+
+
+def decode(body: bytes) -> Any:
+    """Return the JSON value of a request body.
+
+    Raises:
+        SessionError: `PARSE_ERROR`: not UTF-8, not JSON, nested too deeply, or a number out of range.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise SessionError(ErrorCode.PARSE_ERROR, f"The body is not valid JSON: {error.msg}") from error
+
+
+def encode(value: Any) -> bytes:
+    """Return a JSON value as bytes.
+
+    Raises:
+        TypeError, ValueError: It holds something that JSON does not have.
+    """
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        # Whole numbers above 64 bits and lone surrogates are JSON too, but not to orjson.
+        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def parse(value: Any) -> Message:
+    """Return the message that a JSON value is.
+
+    Raises:
+        SessionError: `INVALID_REQUEST`, saying what is wrong with it.
+    """
+    if not is_object(value):
+        raise _invalid("a JSON-RPC message is an object")
+    if value.get("jsonrpc") != "2.0":
+        raise _invalid('the member "jsonrpc" must be "2.0"')
+    if "method" in value:
+        return _parse_call(value)
+    if "result" in value or "error" in value:
+        return _parse_reply(value)
+    raise _invalid('there is neither a "method" nor a "result" nor an "error"')
+
+
+def is_object(value: Any) -> TypeGuard[dict[str, Any]]:
+    """Say whether a JSON value is an object."""
+    return isinstance(value, dict)
+
+
+def is_list(value: Any) -> TypeGuard[list[Any]]:
+    """Say whether a JSON value is a list."""
+    return isinstance(value, list)
+
+
+def is_request_id(value: Any) -> TypeGuard[RequestId]:
+    """Say whether a JSON value may be a request's id: a string or a whole number."""
+    return isinstance(value, str | int) and not isinstance(value, bool)
+
+
+def _parse_call(value: dict[str, Any]) -> Request | Notification:
+    method, params = value["method"], value.get("params")
+    if not isinstance(method, str):
+        raise _invalid('"method" must be a string')
+    if params is not None and not is_object(params):
+        raise _invalid('"params" must be an object')
+    if "id" not in value:
+        return Notification(method, params)
+    request_id = value["id"]
+    if not is_request_id(request_id):
+        raise _invalid('"id" must be a string or a whole number')
+    return Request(request_id, method, params)
+
+
+def _parse_reply(value: dict[str, Any]) -> Reply:
+    request_id, result, error = value.get("id"), value.get("result"), value.get("error")
+    if ("result" in value) == ("error" in value):
+        raise _invalid('a response has either a "result" or an "error"')
+    if "error" in value:
+        if not is_object(error) or not is_request_id(error.get("code")) or not isinstance(error.get("message"), str):
+            raise _invalid('"error" must be an object with a "code" and a "message"')
+        if isinstance(error["code"], str):
+            raise _invalid('the "code" of an "error" must be a whole number')
+    elif not is_object(result):
+        raise _invalid('"result" must be an object')
+    if request_id is not None and not is_request_id(request_id):
+        raise _invalid('"id" must be a string or a whole number')
+    return Reply(request_id, result, cast(JSONObject | None, error))
+
+
+def _invalid(why: str) -> SessionError:
+    return SessionError(ErrorCode.INVALID_REQUEST, f"Not a valid JSON-RPC message: {why}")
+
+
+def correlation_key(request_id: RequestId) -> RequestId:
+    """Return what ids are compared by: `"7"` and `7` are one id, as in the SDKs."""
+    if isinstance(request_id, str) and request_id.isascii() and request_id.isdigit() and len(request_id) < 20:
+        return int(request_id)
+    return request_id
+
+
+def request(request_id: RequestId, method: str, params: JSONObject | None) -> dict[str, Any]:
+    """Return a request as JSON."""
+    message: dict[str, Any] = {"jsonrpc": "2.0", "id": request_id, "method": method}
+    if params:
+        message["params"] = params
+    return message
+
+
+def notification(method: str, params: JSONObject | None) -> dict[str, Any]:
+    """Return a notification as JSON."""
+    message: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
+    if params is not None:
+        message["params"] = params
+    return message
+
+
+def result(request_id: RequestId, value: JSONObject) -> dict[str, Any]:
+    """Return a successful response as JSON."""
+    return {"jsonrpc": "2.0", "id": request_id, "result": value}
+
+
+def error(request_id: RequestId | None, value: JSONObject) -> dict[str, Any]:
+    """Return an error response as JSON; `value` is the error object."""
+    return {"jsonrpc": "2.0", "id": request_id, "error": value}
+
+
+def progress_token(params: JSONObject | None) -> RequestId | None:
+    """Return the token under which a request wants progress (MCP, basic/utilities/progress), or `None`."""
+    meta = params.get("_meta") if params else None
+    token = meta.get("progressToken") if is_object(meta) else None
+    return token if is_request_id(token) else None
+
+
+def progress_params(token: RequestId, progress: float, total: float | None, message: str | None) -> dict[str, Any]:
+    """Return the params of a `notifications/progress`."""
+    params: dict[str, Any] = {"progressToken": token, "progress": progress}
+    if total is not None:
+        params["total"] = total
+    if message is not None:
+        params["message"] = message
+    return params

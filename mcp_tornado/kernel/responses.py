@@ -1,0 +1,199 @@
+"""What answers one POST: JSON while nothing was emitted, an event stream from then on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mcp_tornado.kernel.streams import StreamReader, just_before
+from mcp_tornado.log import get_logger
+from mcp_tornado.sessions import EventLog, SessionError, SessionGone, StreamEnded, short_key
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer that is not a stream: its HTTP status and its JSON body, `None` for none."""
+
+    status: int
+    body: Any
+
+
+class ResponseStream:
+    """Collects the answers to the requests of one POST, or of one call of `/mcp/send`.
+
+    While nothing was emitted, nothing is written to the event log: the answers are handed out as JSON. From
+    `open` on, everything goes through the log, so that a client which lost the connection can resume.
+
+    Args:
+        log: The session's event log.
+        key: The session's key.
+        name: The stream's name.
+        expected: How many requests will be answered.
+        primed: Whether the stream begins with a priming event (MCP 2025-11-25, basic/transports).
+        as_list: Whether the JSON answer is a list, even of one (a batch).
+        may_stream: Whether it can become a stream at all; else what is emitted is dropped.
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        key: str,
+        name: str,
+        *,
+        expected: int = 1,
+        primed: bool = False,
+        as_list: bool = False,
+        may_stream: bool = True,
+    ) -> None:
+        self.key = key
+        self.name = name
+        self.may_stream = may_stream
+        self._log = log
+        self._missing = expected
+        self._primed = primed
+        self._as_list = as_list
+        self._answers: list[Mapping[str, Any]] = []
+        self._status = 200
+        self._opened = False
+        self._first_id: str | None = None
+        self._lock = asyncio.Lock()
+        self._decided = asyncio.Event()
+        self._abandoned = False
+        self._reader: StreamReader | None = None
+        self._detached = False
+
+    async def answered(self, patience: float | None) -> bool:
+        """Wait until all is answered or something was emitted, at most `patience` seconds (`None`: no limit).
+
+        Returns:
+            Whether the answer is at hand, or the client is gone; else a stream is called for.
+        """
+        if self._missing and not self._opened and not self._abandoned:
+            self._decided.clear()
+            timer = asyncio.get_running_loop().call_later(patience, self._decided.set) if patience is not None else None
+            try:
+                await self._decided.wait()
+            finally:
+                if timer is not None:
+                    timer.cancel()
+        return self._abandoned or (not self._opened and not self._missing)
+
+    def answer(self) -> Answer:
+        """Return the JSON answer; call it only after `answered` said that it is at hand."""
+        return Answer(self._status, self._answers if self._as_list else self._answers[0] if self._answers else None)
+
+    def abandon(self) -> None:
+        """Say that the client has hung up: the requests go on, but nobody waits for a JSON answer."""
+        self._abandoned = True
+        self._decided.set()
+
+    async def open(self) -> None:
+        """Become a stream, if it is not one yet: write the priming event, where there is one, and go to the log.
+
+        Raises:
+            SessionError: `STORE_UNAVAILABLE`; it is no stream then.
+            SessionGone: The session has ended.
+        """
+        async with self._lock:
+            await self._open()
+
+    async def _open(self) -> None:
+        if self._opened:
+            return
+        if self._primed:
+            self._first_id = await self._log.append(self.key, self.name, None)
+        self._opened = True
+        answers, self._answers = self._answers, []
+        for message in answers:
+            await self._append(message)
+        self._decided.set()
+
+    async def _append(self, message: Mapping[str, Any], *, final: bool = False) -> None:
+        event_id = await self._log.append(self.key, self.name, message, final=final)
+        if self._first_id is None:
+            self._first_id = event_id
+
+    async def emit(self, message: Mapping[str, Any]) -> None:
+        """Send a notification or a request of the server's; dropped where there can be no stream any more."""
+        if not self.may_stream:
+            return
+        async with self._lock:
+            if not self._missing:
+                return
+            try:
+                await self._open()
+                await self._append(message)
+                self._decided.set()
+            except (SessionGone, StreamEnded):
+                _log.debug("message.dropped", session=short_key(self.key), method=message.get("method"))
+
+    async def settle(self, message: Mapping[str, Any], status: int = 200) -> None:
+        """Take the answer to one of the requests; `status` is the HTTP status, if it is sent as JSON.
+
+        Where the session has ended or the store fails, a client that is still connected gets it all the same.
+        """
+        async with self._lock:
+            self._missing -= 1
+            self._status = status
+            if not self._opened:
+                self._answers.append(message)
+                if not self._missing:
+                    self._decided.set()
+                return
+            try:
+                await self._append(message, final=not self._missing)
+            except (SessionError, SessionGone, StreamEnded):
+                if self._reader is not None:
+                    self._reader.close(message)
+
+    def reader(self) -> StreamReader:
+        """Return who reads the stream for the POST it answers."""
+        after = just_before(self._first_id) if self._first_id is not None else None
+        self._reader = StreamReader(
+            self._log, self.key, after=after, shows=lambda stream: stream == self.name, follows_one=True
+        )
+        if self._detached:
+            self._reader.close()
+        return self._reader
+
+    async def detach(self) -> None:
+        """Close the connection that reads the stream, for the client to come back with `Last-Event-ID`.
+
+        Of use only where the stream is primed: without an event id the client could not come back.
+        """
+        await self.open()
+        self._detached = True
+        if self._reader is not None:
+            self._reader.close()
+
+
+class SessionExchange:
+    """One POST of a session, as the web layer answers it."""
+
+    def __init__(self, stream: ResponseStream, patience: float | None) -> None:
+        self._stream = stream
+        self._patience = patience
+
+    async def answer(self) -> Answer | None:
+        """Return the JSON answer, or `None` where `frames` are to be streamed."""
+        if await self._stream.answered(self._patience):
+            return self._stream.answer()
+        try:
+            await self._stream.open()
+        except (SessionError, SessionGone):
+            # No stream without a store; the answer itself needs none.
+            await self._stream.answered(None)
+            return self._stream.answer()
+        return None
+
+    def reader(self) -> StreamReader:
+        """Return the reader of the stream, once `answer` has said that there is one."""
+        return self._stream.reader()
+
+    def disconnect(self) -> None:
+        """Say that the client has hung up; a handshake-era call goes on."""
+        self._stream.abandon()

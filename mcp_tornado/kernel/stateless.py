@@ -1,0 +1,337 @@
+"""Requests that stand alone: the stateless era (MCP 2026-07-28), and handshake-era requests without a session."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import anyio
+from mcp.server.connection import Connection
+from mcp.server.lowlevel.server import Server
+from mcp.server.runner import serve_one
+from mcp.shared.dispatcher import CallOptions
+from mcp.shared.exceptions import NoBackChannelError
+from mcp.shared.inbound import (
+    ERROR_CODE_HTTP_STATUS,
+    MCP_PARAM_HEADER_PREFIX,
+    MCP_PROTOCOL_VERSION_HEADER,
+    InboundLadderRejection,
+    InboundModernRoute,
+    classify_inbound_request,
+    find_duplicated_routing_header,
+    unsupported_protocol_version_rejection,
+    validate_mcp_param_headers,
+)
+from mcp.shared.message import MessageMetadata, ServerMessageMetadata
+from mcp.shared.transport_context import TransportContext
+from mcp_types import (
+    CLIENT_CAPABILITIES_META_KEY,
+    CLIENT_INFO_META_KEY,
+    HEADER_MISMATCH,
+    PROTOCOL_VERSION_META_KEY,
+)
+from starlette.requests import Request as StarletteRequest
+
+from mcp_tornado.kernel import messages
+from mcp_tornado.kernel.calls import TRANSPORT_KIND, failure
+from mcp_tornado.kernel.inbound import InboundRequest
+from mcp_tornado.kernel.messages import JSONObject, Request, RequestId
+from mcp_tornado.kernel.responses import Answer
+from mcp_tornado.kernel.streams import Frame
+from mcp_tornado.metrics import Metrics
+
+_log = logging.getLogger(__name__)
+
+LISTEN: Final = "subscriptions/listen"
+"""The one method whose answer is a stream by nature (MCP 2026-07-28, basic/utilities/subscriptions)."""
+
+_QUEUE_LENGTH: Final = 64
+_LIST_PAGES: Final = 100
+"""How many pages of `tools/list` are read for a schema at the most."""
+
+
+class StandaloneContext:
+    """What the SDK's kernel is given for a request that stands alone: the SDK's `DispatchContext`.
+
+    There is no way back: the server cannot send requests. Notifications go to `emit`.
+    """
+
+    can_send_request = False
+
+    def __init__(
+        self,
+        request: Request | None,
+        shown: StarletteRequest,
+        emit: Callable[[dict[str, Any]], Awaitable[None]] | None,
+    ) -> None:
+        self._request = request
+        self._emit = emit
+        self.transport = TransportContext(kind=TRANSPORT_KIND, can_send_request=False, headers=shown.headers)
+        self.message_metadata: MessageMetadata = ServerMessageMetadata(request_context=shown, can_send_request=False)
+        self.cancel_requested = anyio.Event()
+
+    @property
+    def request_id(self) -> RequestId | None:
+        """The id of the request."""
+        return self._request.id if self._request is not None else None
+
+    async def send_raw_request(
+        self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
+    ) -> dict[str, Any]:
+        """Raise `NoBackChannelError`: nobody could answer."""
+        raise NoBackChannelError(method)
+
+    async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
+        """Send a notification on the request's stream, if it can have one."""
+        if self._emit is not None:
+            await self._emit(messages.notification(method, params))
+
+    async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
+        """Report progress, if the client asked for it."""
+        token = messages.progress_token(self._request.params) if self._request is not None else None
+        if token is not None:
+            await self.notify("notifications/progress", messages.progress_params(token, progress, total, message))
+
+
+class StandaloneExchange:
+    """One request that stands alone, as the web layer answers it. A disconnect cancels it.
+
+    Args:
+        request: The request.
+        handle: Runs it, given what takes the notifications (`None` where they are dropped).
+        patience: Seconds after which a stream is opened though nothing was emitted; `None`: it never is.
+        always_streams: Whether even an answer at hand goes out as a stream.
+        metrics: Counts tool calls.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        handle: Callable[[Callable[[dict[str, Any]], Awaitable[None]] | None], Awaitable[dict[str, Any]]],
+        *,
+        patience: float | None,
+        always_streams: bool,
+        metrics: Metrics,
+    ) -> None:
+        self.request = request
+        self._handle = handle
+        self._patience = patience
+        self._always_streams = always_streams
+        self._metrics = metrics
+        self._frames: asyncio.Queue[Frame | None] = asyncio.Queue(_QUEUE_LENGTH)
+        self._emitted = False
+        self._final: dict[str, Any] | None = None
+        self._decided = asyncio.Event()
+        self._scope = anyio.CancelScope()
+
+    async def run(self) -> None:
+        """Run the handler to its answer, or until the client has hung up."""
+        may_stream = self._patience is not None or self._always_streams
+        outcome = "cancelled"
+        with self._scope:
+            try:
+                value = await self._handle(self._emit if may_stream else None)
+                outcome = "error" if value.get("isError") is True else "ok"
+                self._final = messages.result(self.request.id, value)
+            except Exception as exception:
+                outcome = "error"
+                self._final = failure(self.request.id, exception)
+            self._decided.set()
+            await self._frames.put(None)
+        if self.request.method == "tools/call":
+            self._metrics.count_tool_call((self.request.params or {}).get("name"), outcome)
+
+    async def _emit(self, message: dict[str, Any]) -> None:
+        self._emitted = True
+        self._decided.set()
+        await self._frames.put(Frame(None, message))
+
+    async def answer(self) -> Answer | None:
+        """Return the JSON answer, or `None` where `frames` are to be streamed."""
+        if self._always_streams:
+            return None
+        timer = None
+        if self._patience is not None:
+            timer = asyncio.get_running_loop().call_later(self._patience, self._decided.set)
+        try:
+            await self._decided.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if self._scope.cancel_called:
+            return Answer(200, None)
+        if self._emitted or self._final is None:
+            return None
+        return to_answer(self._final)
+
+    def reader(self) -> StandaloneExchange:
+        """Return who yields the frames of the stream: the exchange itself."""
+        return self
+
+    async def frames(self, keepalive: float) -> AsyncIterator[Frame | None]:
+        """Yield the messages as they come, `None` whenever `keepalive` seconds pass without one, and the answer."""
+        while True:
+            try:
+                async with asyncio.timeout(keepalive):
+                    frame = await self._frames.get()
+            except TimeoutError:
+                yield None
+                continue
+            if frame is None:
+                break
+            yield frame
+        if self._final is not None:
+            yield Frame(None, self._final)
+
+    def close(self, farewell: JSONObject | None = None, *, at_once: bool = False) -> None:
+        """End the exchange: the client has hung up, or the server stops."""
+        if farewell is not None:
+            self._final = dict(farewell)
+        self._scope.cancel()
+        self._decided.set()
+        if self._frames.full():
+            self._frames.get_nowait()
+        self._frames.put_nowait(None)
+
+    def disconnect(self) -> None:
+        """Cancel the request: the client has hung up (MCP 2026-07-28, basic/transports)."""
+        self.close(at_once=True)
+
+
+def to_answer(message: JSONObject) -> Answer:
+    """Return a response with the HTTP status that the SDK's table gives its error, 200 where there is none."""
+    code = message.get("error", {}).get("code")
+    return Answer(ERROR_CODE_HTTP_STATUS.get(code, 200) if code is not None else 200, message)
+
+
+def has_envelope(value: Any) -> bool:
+    """Say whether a message carries the envelope of the stateless era (MCP 2026-07-28, basic)."""
+    params = value.get("params") if messages.is_object(value) else None
+    meta = params.get("_meta") if messages.is_object(params) else None
+    return messages.is_object(meta) and PROTOCOL_VERSION_META_KEY in meta
+
+
+def _reject(request_id: RequestId | None, rejection: InboundLadderRejection) -> Answer:
+    error: dict[str, Any] = {"code": rejection.code, "message": rejection.message}
+    if rejection.data is not None:
+        error["data"] = rejection.data
+    return to_answer(messages.error(request_id, error))
+
+
+class StatelessEra:
+    """Serves revision 2026-07-28: every request brings its own envelope, and no session is made or needed."""
+
+    def __init__(self, server: Server[Any], lifespan_state: Any) -> None:
+        self._server = server
+        self._lifespan_state = lifespan_state
+
+    def check_notification(self, inbound: InboundRequest) -> Answer | None:
+        """Return why a client's notification is refused, or `None`: it is accepted, and dropped.
+
+        The revision has no notifications from the client over HTTP.
+        """
+        version = dict(inbound.headers).get(MCP_PROTOCOL_VERSION_HEADER, "")
+        rejection = unsupported_protocol_version_rejection(version)
+        return _reject(None, rejection) if rejection is not None else None
+
+    async def classify(
+        self, body: JSONObject, request: Request, inbound: InboundRequest
+    ) -> InboundModernRoute | Answer:
+        """Run the SDK's classification: return the route of a request, or the answer that refuses it."""
+        duplicated = find_duplicated_routing_header(inbound.headers)
+        if duplicated is not None:
+            rejection = InboundLadderRejection(HEADER_MISMATCH, f"{duplicated} header appears more than once")
+            return _reject(request.id, rejection)
+        verdict = classify_inbound_request(body, headers=dict(inbound.headers))
+        if isinstance(verdict, InboundLadderRejection):
+            return _reject(request.id, verdict)
+        refused = await self._check_param_headers(request, inbound, verdict)
+        return _reject(request.id, refused) if refused is not None else verdict
+
+    async def run(
+        self,
+        request: Request,
+        route: InboundModernRoute,
+        shown: StarletteRequest,
+        emit: Callable[[dict[str, Any]], Awaitable[None]] | None,
+    ) -> dict[str, Any]:
+        """Run a classified request and return its result; raises what the handler raises."""
+        return await serve_one(
+            self._server,
+            StandaloneContext(request, shown, emit),
+            request.method,
+            request.params,
+            connection=Connection.from_envelope(route.protocol_version, route.client_info, route.client_capabilities),
+            lifespan_state=self._lifespan_state,
+        )
+
+    async def run_without_session(
+        self,
+        request: Request,
+        protocol_version: str,
+        shown: StarletteRequest,
+        emit: Callable[[dict[str, Any]], Awaitable[None]] | None,
+    ) -> dict[str, Any]:
+        """Run a handshake-era request on a connection of its own; raises what the handler raises."""
+        return await serve_one(
+            self._server,
+            StandaloneContext(request, shown, emit),
+            request.method,
+            request.params,
+            connection=Connection.from_envelope(protocol_version, None, None),
+            lifespan_state=self._lifespan_state,
+        )
+
+    async def _check_param_headers(
+        self, request: Request, inbound: InboundRequest, route: InboundModernRoute
+    ) -> InboundLadderRejection | None:
+        """Compare the `Mcp-Param-*` headers of a tool call with its arguments (SEP-2243).
+
+        A schema that cannot be found out is no reason to refuse a call that would work.
+        """
+        params = request.params or {}
+        name, arguments = params.get("name"), params.get("arguments")
+        if request.method != "tools/call" or not isinstance(name, str):
+            return None
+        if arguments is not None and not messages.is_object(arguments):
+            return None
+        prefix = MCP_PARAM_HEADER_PREFIX.lower()
+        if not arguments and not any(header.startswith(prefix) for header, _ in inbound.headers):
+            return None
+        try:
+            schema = await self._input_schema(name, request, inbound, route)
+        except Exception:
+            _log.exception("Mcp-Param headers are not checked: the tool's schema could not be read")
+            return None
+        if schema is None:
+            return None
+        return validate_mcp_param_headers(schema, arguments or {}, inbound.shown(None).headers)
+
+    async def _input_schema(
+        self, name: str, request: Request, inbound: InboundRequest, route: InboundModernRoute
+    ) -> Any:
+        if self._server.get_tool_input_schema is not None:
+            return self._server.get_tool_input_schema(name)
+        if self._server.get_request_handler("tools/list") is None:
+            return None
+        meta: dict[str, Any] = {
+            PROTOCOL_VERSION_META_KEY: route.protocol_version,
+            CLIENT_CAPABILITIES_META_KEY: route.client_capabilities,
+        }
+        if route.client_info is not None:
+            meta[CLIENT_INFO_META_KEY] = route.client_info
+        shown = inbound.shown(None)
+        params: dict[str, Any] = {"_meta": meta}
+        for _ in range(_LIST_PAGES):
+            listing = Request(request.id, "tools/list", params)
+            page = await self.run(listing, route, shown, None)
+            for tool in page.get("tools", []):
+                if tool.get("name") == name:
+                    return tool.get("inputSchema")
+            cursor = page.get("nextCursor")
+            if not isinstance(cursor, str):
+                return None
+            params = {"_meta": meta, "cursor": cursor}
+        return None

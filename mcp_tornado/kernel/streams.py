@@ -1,0 +1,134 @@
+"""The streams of a session: their names, and following them in the event log."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mcp_tornado.sessions import EventId, EventLog
+
+STANDALONE: Final = "get"
+"""What the server says unasked: the stream of GET `/mcp`."""
+_BACKGROUND: Final = "send-"
+_RESPONSE: Final = "post-"
+
+
+def response_stream() -> str:
+    """Return a new name for the stream of one POST; request ids are no names, for clients reuse them."""
+    return _RESPONSE + secrets.token_urlsafe(6)
+
+
+def background_stream() -> str:
+    """Return a new name for the stream of one call of `/mcp/send`."""
+    return _BACKGROUND + secrets.token_urlsafe(6)
+
+
+def is_response_stream(stream: str) -> bool:
+    """Say whether a stream belongs to one POST or one call of `/mcp/send`."""
+    return stream.startswith((_RESPONSE, _BACKGROUND))
+
+
+def is_received(stream: str) -> bool:
+    """Say whether `/mcp/receive` shows a stream: the standalone one, and those of `/mcp/send`."""
+    return stream == STANDALONE or stream.startswith(_BACKGROUND)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What goes out on a stream: a message, or `None` for a priming event; `id` is `None` where none is logged."""
+
+    id: str | None
+    message: Mapping[str, Any] | None
+
+
+class StreamReader:
+    """Follows streams of a session in its event log, until a final event or `close`.
+
+    Args:
+        log: The log that is read.
+        key: Whose events.
+        after: The event to start after; `None` for the oldest kept.
+        shows: Which streams are shown.
+        follows_one: Whether one stream is shown, so that its final event is the end.
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        key: str,
+        *,
+        after: str | None,
+        shows: Callable[[str], bool],
+        follows_one: bool = False,
+    ) -> None:
+        self.key = key
+        self._log = log
+        self._after = after
+        self._shows = shows
+        self.follows_one = follows_one
+        self._farewell: Frame | None = None
+        self._closed = False
+        self._abandoned = False
+        self._waiting: asyncio.Future[bool] | None = None
+
+    def close(self, farewell: Mapping[str, Any] | None = None, *, at_once: bool = False) -> None:
+        """End the reading.
+
+        Args:
+            farewell: A last message that is not in the log.
+            at_once: Leave out what is in the log but was not read yet: somebody else reads it now.
+        """
+        self._closed = True
+        self._abandoned = self._abandoned or at_once
+        if farewell is not None:
+            self._farewell = Frame(None, farewell)
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    async def frames(self, keepalive: float) -> AsyncIterator[Frame | None]:
+        """Yield the frames as they come, and `None` whenever `keepalive` seconds pass without one.
+
+        Raises:
+            SessionError: `STORE_UNAVAILABLE`.
+        """
+        while not self._abandoned:
+            events = await self._log.read(self.key, self._after)
+            for event in events:
+                self._after = event.id
+                if self._shows(event.stream):
+                    yield Frame(event.id, event.message)
+                    if self._abandoned:
+                        break
+                    if event.final and self.follows_one:
+                        return
+            if events:
+                continue
+            if self._closed:
+                break
+            if not await self._wait(keepalive):
+                yield None
+        if self._farewell is not None:
+            yield self._farewell
+
+    async def _wait(self, keepalive: float) -> bool:
+        self._waiting = asyncio.ensure_future(self._log.wait(self.key, self._after, keepalive))
+        try:
+            return await self._waiting
+        except asyncio.CancelledError:
+            if self._closed and self._waiting.cancelled():
+                return True
+            self._waiting.cancel()
+            raise
+        finally:
+            self._waiting = None
+
+
+def just_before(event_id: str) -> str | None:
+    """Return an id to start after so that this event is the first one read."""
+    found = EventId.parse(event_id)
+    if found is None or found.number <= 1:
+        return None
+    return str(EventId(found.number - 1, found.session, found.stream))
