@@ -58,7 +58,6 @@ _HOST: Final = r"(\[[0-9A-Fa-f:.]+\]|[^\s\[\]:/*?#@,]+)(:\d{1,5})?"
 _SCHEME: Final = r"[A-Za-z][A-Za-z0-9+.-]*://"
 
 _T = TypeVar("_T")
-_AnyTable = Mapping[object, object]
 
 
 class ConfigError(ValueError):
@@ -73,7 +72,7 @@ def _as_is(value: object) -> object:
     return value
 
 
-def _is_table(value: object) -> TypeGuard[Mapping[str, object]]:
+def _is_table(value: object) -> TypeGuard[Mapping[Any, object]]:
     return isinstance(value, Mapping)
 
 
@@ -165,7 +164,7 @@ def _level() -> _Rule:
 
 def _options() -> _Rule:
     def accepts(value: object) -> bool:
-        return isinstance(value, Mapping) and all(isinstance(name, str) for name in cast("_AnyTable", value))
+        return _is_table(value) and all(isinstance(name, str) for name in value)
 
     return _Rule("a table", accepts, dict)
 
@@ -383,8 +382,8 @@ def load_settings(
     """Read the settings from files, variables and the command line, and check them.
 
     A table in a stronger source adds to the weaker one's; any other value replaces it, lists included. The
-    value of a variable is read as TOML (`9000`, `true`, `["a", "b"]`, `{a = 1}`), and as the text it is where it
-    is no TOML: text that looks like a number needs quotes of its own (`"12345"`).
+    value of a variable is read as TOML (`9000`, `true`, `["a", "b"]`, `{a = 1}`), or as mere text where it is
+    not TOML: text that looks like a number needs quotes of its own (`"12345"`).
 
     Args:
         env: The environment whose tables are used; by default that in `MCP_TORNADO_ENV`, else `development`.
@@ -560,15 +559,19 @@ def _nested(names: Sequence[str], value: object) -> Mapping[str, object]:
 
 def _read_file(path: Path) -> dict[str, object]:
     """Read what stands at the top level of a file, by name in lower case; nothing where there is no file."""
-    # Loads nothing but what is named below (see the top of the module). Without the casts, "@format" and its
-    # like are mere text: a value shall not read other files or variables.
-    reader = cast("Any", Dynaconf(dynaconf_skip_loaders=True, load_dotenv=False, auto_cast=False))
+    # Loads nothing but what is named below (see the top of the module). Without environments the tables are
+    # taken as they stand. Without casts "@format" and its like are mere text: a value shall not read other
+    # files or variables.
+    reader = cast(
+        "Any",
+        Dynaconf(dynaconf_skip_loaders=True, load_dotenv=False, environments=False, auto_cast=False),
+    )
     own = frozenset(reader.as_dict())
     try:
         # Opened here too, because Dynaconf only warns of a file that it cannot open.
         with path.open("rb"):
             toml_loader.load(  # pyright: ignore[reportUnknownMemberType]
-                reader, env="_envless", filename=[str(path)]
+                reader, env=_DEFAULT_TABLE, filename=[str(path)]
             )
     except FileNotFoundError:
         return {}

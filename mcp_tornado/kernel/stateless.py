@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import anyio
@@ -170,7 +170,7 @@ class StandaloneExchange:
         """Return who yields the frames of the stream: the exchange itself."""
         return self
 
-    async def frames(self, keepalive: float) -> AsyncIterator[Frame | None]:
+    async def frames(self, keepalive: float) -> AsyncGenerator[Frame | None]:
         """Yield the messages as they come, `None` whenever `keepalive` seconds pass without one, and the answer."""
         while True:
             try:

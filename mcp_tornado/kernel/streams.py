@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -88,7 +88,7 @@ class StreamReader:
         if self._waiting is not None:
             self._waiting.cancel()
 
-    async def frames(self, keepalive: float) -> AsyncIterator[Frame | None]:
+    async def frames(self, keepalive: float) -> AsyncGenerator[Frame | None]:
         """Yield the frames as they come, and `None` whenever `keepalive` seconds pass without one.
 
         Raises:

@@ -283,6 +283,14 @@ class SessionManager:
         """
         return await self._guard.run("page", self._store.page(after, limit))
 
+    async def ping(self) -> None:
+        """Return if the store answers.
+
+        Raises:
+            SessionError: `STORE_UNAVAILABLE`.
+        """
+        await self._guard.run("ping", self._store.ping())
+
     def _expiry(self, *, created_at: datetime, seen_at: datetime) -> datetime:
         # One touch interval more than the timeout: a session that was seen right after a write, and so was not
         # written again, must still live its whole idle timeout.

@@ -1,0 +1,145 @@
+"""The application: a server object and settings made into a Tornado application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+from tornado.routing import URLSpec
+from tornado.web import Application, RequestHandler
+
+from mcp_tornado import web
+from mcp_tornado.config import ConfigError, Settings, settings_from_sections
+from mcp_tornado.kernel import HostedServer, Kernel, host
+from mcp_tornado.log import get_logger
+from mcp_tornado.metrics import Metrics
+from mcp_tornado.sessions import CleanupService, EventLog, SessionManager, SessionRules, SessionStore, system_clock
+from mcp_tornado.sessions.guard import GuardedEventLog, StoreGuard
+from mcp_tornado.stores.plugins import open_store
+from mcp_tornado.web.base import BaseHandler
+from mcp_tornado.web.guards import HostGuard, OriginGuard
+
+_log = get_logger(__name__)
+
+HandlerRule = URLSpec | tuple[str, type[RequestHandler]] | tuple[str, type[RequestHandler], Mapping[str, Any]]
+"""A route of the user's, as Tornado takes it."""
+
+
+class MCPApplication(Application):
+    """A `tornado.web.Application` that serves one MCP server; `create_app` makes it."""
+
+    def __init__(
+        self, hosted: HostedServer, store: SessionStore, settings: Settings, handlers: Sequence[HandlerRule] = ()
+    ) -> None:
+        if not isinstance(store, EventLog):
+            raise ConfigError(
+                f"sessions.store: {type(store).__name__} keeps no events; such a store cannot be used yet"
+            )
+        metrics = Metrics(version("mcp-tornado"))
+        sessions = settings.sessions
+        self._store = store
+        self._manager = SessionManager(
+            store,
+            SessionRules(
+                idle_timeout=sessions.idle_timeout_seconds,
+                lifetime=sessions.lifetime_seconds,
+                touch_interval=sessions.touch_interval_seconds,
+                max_sessions=sessions.max_sessions,
+                max_per_principal=sessions.max_per_principal,
+                max_state_bytes=sessions.max_state_bytes,
+            ),
+            clock=system_clock,
+            metrics=metrics,
+        )
+        self._kernel = Kernel(
+            hosted,
+            self._manager,
+            GuardedEventLog(store, StoreGuard(metrics)),
+            metrics=metrics,
+            stream_after=settings.events.stream_after_seconds,
+            json_responses=settings.server.json_responses,
+            issue_sessions=sessions.mode != "off",
+        )
+        self._cleanup = CleanupService(self._manager, sessions.cleanup_interval_seconds, metrics=metrics)
+        services = web.Services(
+            settings=settings,
+            manager=self._manager,
+            kernel=self._kernel,
+            metrics=metrics,
+            hosts=HostGuard(settings.server.allowed_hosts),
+            origins=OriginGuard(settings.server.allowed_origins),
+        )
+        self.routes: Sequence[URLSpec] = web.routes(services)
+        """The routes, for an Application that exists already: `existing.add_handlers(".*", app.routes)`."""
+        tornado_settings: dict[str, Any] = {
+            "default_handler_class": web.UnknownRoute,
+            "default_handler_args": {"services": services},
+            "log_function": _log_request,
+            web.SERVICES_KEY: services,
+        }
+        super().__init__([*self.routes, *handlers], **tornado_settings)  # pyright: ignore[reportArgumentType]
+        for path in hosted.unserved_routes:
+            _log.warning("route.unserved", path=path, hint="custom Starlette routes of the server are not served")
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncGenerator[None]:
+        """Open the store, enter the server's lifespan and start the cleanup; undo that in reverse on leaving.
+
+        Raises:
+            StoreUnavailable: The store cannot be reached.
+        """
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._store)
+            await stack.enter_async_context(self._kernel.running())
+            self._cleanup.start()
+            stack.push_async_callback(self._cleanup.stop)
+            yield
+
+    async def drain(self, grace: float) -> None:
+        """Refuse new work and wait for what runs, at most `grace` seconds; then it is cancelled.
+
+        `/readyz` answers 503 from now on.
+        """
+        await self._kernel.drain(grace)
+
+
+def create_app(
+    server: object, /, *, handlers: Sequence[HandlerRule] = (), **sections: Mapping[str, Any]
+) -> MCPApplication:
+    """Return a Tornado application that serves an MCP server; reads no files and no environment.
+
+    Args:
+        server: An SDK `MCPServer`, or a low-level `Server`.
+        handlers: Routes of your own, served beside ours.
+        sections: Settings, a dict per section: `sessions={"store": "memory://"}`.
+
+    Raises:
+        ConfigError: A setting is unknown or not allowed.
+        NotServable: The server cannot be served.
+        StorePluginError: The store cannot be made.
+    """
+    return app_from_settings(server, settings_from_sections(**sections), handlers)
+
+
+def app_from_settings(server: object, settings: Settings, handlers: Sequence[HandlerRule] = ()) -> MCPApplication:
+    """Return the application of a server object and settings that are checked already; see `create_app`."""
+    hosted = host(server)
+    options = {**settings.sessions.store_options, "events": asdict(settings.events)}
+    for key in ("stream_after_seconds", "retry_milliseconds"):
+        del options["events"][key]
+    return MCPApplication(hosted, open_store(settings.sessions.store, options, system_clock), settings, handlers)
+
+
+def _log_request(handler: RequestHandler) -> None:
+    """Log a request to a handler of the user's; ours log themselves, wherever they are mounted."""
+    if not isinstance(handler, BaseHandler):
+        _log.info(
+            "http.request",
+            method=handler.request.method,
+            path=handler.request.path,
+            status=handler.get_status(),
+            seconds=round(handler.request.request_time(), 6),
+        )

@@ -1,0 +1,134 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mcp_tornado import log
+from mcp_tornado.config import ConfigError, LoadedSettings, describe, load_settings
+from mcp_tornado.kernel import NotServable
+from mcp_tornado.server import serve as serve_forever
+from mcp_tornado.sessions import StoreError
+from mcp_tornado.stores.plugins import StorePluginError
+
+
+def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("--store", metavar="URL", help="Where sessions live, such as memory://"),
+        click.option("--env", metavar="ENV", help="The environment of settings.toml to use."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="mcp-tornado", prog_name="mcp-tornado")
+def main() -> None:
+    """Serve MCP servers whose sessions survive."""
+
+
+@main.command()
+@click.argument("app", required=False)
+@click.option("--host", help="The address to listen on.")
+@click.option("--port", type=int, help="The port to listen on; 0 takes any that is free.")
+@click.option("--workers", type=int, help="How many processes serve.")
+@_settings_options
+def serve(
+    app: str | None, host: str | None, port: int | None, workers: int | None, store: str | None, env: str | None
+) -> None:
+    """Serve APP, which is package.module:attribute or path/to/file.py:attribute."""
+    loaded = _load(
+        env,
+        {
+            "app": app,
+            "server.host": host,
+            "server.port": port,
+            "server.workers": workers,
+            "sessions.store": store,
+        },
+    )
+    settings = loaded.settings
+    log.configure(settings.log.level, settings.log.format)
+    try:
+        asyncio.run(serve_forever(find_server(settings.app), settings))
+    except (ConfigError, NotServable, StorePluginError, StoreError) as error:
+        raise click.ClickException(str(error)) from error
+    except OSError as error:
+        where = f"{settings.server.host}:{settings.server.port}"
+        raise click.ClickException(f"cannot listen on {where}: {error.strerror or error}") from error
+
+
+@main.command()
+@_settings_options
+def config(store: str | None, env: str | None) -> None:
+    """Show the effective settings and where each comes from."""
+    rows = [(key, repr(value), source) for key, value, source in describe(_load(env, {"sessions.store": store}))]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    for key, value, source in rows:
+        click.echo(f"{key:{widths[0]}}  {value:{widths[1]}}  {source}")
+
+
+def _load(env: str | None, overrides: dict[str, Any]) -> LoadedSettings:
+    given = {key: value for key, value in overrides.items() if value is not None}
+    try:
+        return load_settings(env=env, overrides=given)
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def find_server(name: str) -> object:
+    """Return the object that `package.module:attribute` or `path/to/file.py:attribute` names.
+
+    Raises:
+        NotServable: There is none, or its module fails to import; the message says what to do.
+    """
+    target, colon, attribute = name.rpartition(":")
+    if not colon or not target or not attribute:
+        raise NotServable(f"{name!r} names no server: write package.module:attribute or path/to/file.py:attribute")
+    module: object = _import_file(Path(target)) if target.endswith(".py") else _import_module(target)
+    found: object = module
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            public = [key for key in dir(module) if not key.startswith("_")]
+            raise NotServable(f"{target} has no {attribute!r}; it has: {', '.join(public[:20]) or 'nothing'}")
+        found = getattr(found, part)
+    return found
+
+
+def _import_module(name: str) -> Any:
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            hint = "install its package, run this in its directory, or write path/to/file.py:attribute"
+            raise NotServable(f"there is no module {error.name!r}: {hint}") from error
+        raise NotServable(f"{name} cannot be imported: {error}") from error
+    except Exception as error:
+        raise NotServable(f"{name} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _import_file(path: Path) -> Any:
+    if not path.is_file():
+        raise NotServable(f"there is no file {path}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise NotServable(f"{path} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    # The file may import what lies beside it, and be found again by what unpickles its classes.
+    sys.path.insert(0, str(path.parent.resolve()))
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise NotServable(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    return module

@@ -1,0 +1,80 @@
+"""A small server that shows what sessions are good for; `mcp-tornado serve` without an argument serves it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from mcp.server.mcpserver import Context, MCPServer
+from pydantic import BaseModel, Field
+
+server = MCPServer(
+    "mcp-tornado-demo",
+    title="mcp-tornado demo",
+    instructions="Try count, countdown, order and research: each shows something that needs a session.",
+    version="1",
+)
+
+_counts: Final[dict[str, int]] = {}
+
+
+def _session_of(ctx: Context[Any, Any]) -> str:
+    """Return what tells sessions apart: the key that stands where the SDK has the session's id."""
+    return (ctx.headers or {}).get("mcp-session-id", "no session")
+
+
+@server.tool()
+async def echo(text: str) -> str:
+    """Give back what was said."""
+    return text
+
+
+@server.tool()
+async def count(ctx: Context[Any, Any]) -> int:
+    """Count the calls of this session: every session has a count of its own."""
+    session = _session_of(ctx)
+    _counts[session] = _counts.get(session, 0) + 1
+    return _counts[session]
+
+
+@server.tool()
+async def countdown(ctx: Context[Any, Any], steps: int = 3, seconds: float = 0.2) -> str:
+    """Report progress at every step, then finish."""
+    for step in range(1, steps + 1):
+        await asyncio.sleep(seconds)
+        await ctx.report_progress(step, steps, f"step {step} of {steps}")
+    return f"{steps} steps done"
+
+
+class Quantity(BaseModel):
+    """What `order` asks for."""
+
+    quantity: int = Field(description="How many?", ge=1, le=100)
+
+
+@server.tool()
+async def order(item: str, ctx: Context[Any, Any]) -> str:
+    """Ask the user how many, in the middle of the call."""
+    answer = await ctx.elicit(f"How many of {item}?", Quantity)
+    if answer.action != "accept":
+        return f"no {item} ordered"
+    return f"{answer.data.quantity} of {item} ordered"
+
+
+@server.tool()
+async def research(topic: str, seconds: float = 60.0) -> str:
+    """Take long enough to be aborted."""
+    await asyncio.sleep(seconds)
+    return f"all there is to know about {topic}"
+
+
+@server.resource("demo://about")
+def about() -> str:
+    """What this server is."""
+    return "A demonstration of mcp-tornado."
+
+
+@server.prompt()
+def introduce(name: str) -> str:
+    """Ask a model to introduce somebody."""
+    return f"Introduce {name} in one sentence."

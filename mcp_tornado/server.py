@@ -1,0 +1,83 @@
+"""The long-lived process: listen, serve, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from importlib.metadata import version
+from typing import Final
+
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+
+from mcp_tornado.app import MCPApplication, app_from_settings
+from mcp_tornado.config import ConfigError, Settings
+from mcp_tornado.log import get_logger
+
+_log = get_logger(__name__)
+
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+def check_workers(settings: Settings) -> None:
+    """Refuse more workers than can be served.
+
+    Raises:
+        ConfigError: `server.workers` is more than 1.
+    """
+    if settings.server.workers > 1:
+        raise ConfigError(
+            f"server.workers: {settings.server.workers} workers need a store that processes can share, and "
+            f"{settings.sessions.store.partition('://')[0]}:// keeps the sessions in one process: use 1"
+        )
+
+
+async def serve(server: object, settings: Settings) -> None:
+    """Serve a server object until SIGTERM or SIGINT, then drain and return; a second signal ends the process.
+
+    Raises:
+        ConfigError, NotServable, StorePluginError: It cannot be served; see `create_app`.
+        OSError: The address cannot be listened on.
+    """
+    check_workers(settings)
+    app = app_from_settings(server, settings)
+    stop = _stop_on_signals()
+    sockets = bind_sockets(settings.server.port, settings.server.host)
+    async with app.lifespan():
+        http = HTTPServer(app, xheaders=settings.server.xheaders)
+        http.add_sockets(sockets)
+        _log.info("server.started", version=version("mcp-tornado"), pid=os.getpid(), url=_url(settings, sockets[0]))
+        await stop.wait()
+        await _drain(app, http, settings.server.shutdown_grace_seconds)
+    _log.info("server.stopped")
+
+
+async def _drain(app: MCPApplication, http: HTTPServer, grace: float) -> None:
+    _log.info("server.draining", grace_seconds=grace)
+    # Connections are still accepted: a load balancer needs to see /readyz turn 503.
+    await app.drain(grace)
+    http.stop()
+    # One turn of the loop, for the answers that the drain has just given to be written.
+    await asyncio.sleep(0)
+    await http.close_all_connections()
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: signal.Signals) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, on_signal, number)
+    return stop
+
+
+def _url(settings: Settings, listening: socket.socket) -> str:
+    host = settings.server.host
+    return f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}{settings.server.path}"

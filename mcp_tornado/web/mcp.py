@@ -1,0 +1,129 @@
+"""The MCP endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mcp_tornado.kernel import (
+    HANDSHAKE_VERSIONS,
+    STATELESS_VERSIONS,
+    Answer,
+    SessionExchange,
+    StandaloneExchange,
+    has_envelope,
+)
+from mcp_tornado.kernel.messages import Request, decode, is_object, parse
+from mcp_tornado.sessions import ErrorCode, Session, SessionError
+from mcp_tornado.web.base import EVENT_STREAM, JSON, BaseHandler
+from mcp_tornado.web.validation import SESSION_HEADER, VERSION_HEADER, unsupported_version
+
+
+class MCPHandler(BaseHandler):
+    """`/mcp`: POST, GET and DELETE, in both protocol eras (MCP, basic/transports, Streamable HTTP).
+
+    A POST may do without a session: `initialize` makes one, and the stateless era has none. Its method finds
+    out, since that depends on the body.
+    """
+
+    allowed = ("GET", "POST", "DELETE")
+
+    @property
+    def _version(self) -> str | None:
+        return self.request.headers.get(VERSION_HEADER)
+
+    @property
+    def _handshake_era(self) -> bool:
+        return self._version is None or self._version in HANDSHAKE_VERSIONS
+
+    @property
+    def _mode(self) -> str:
+        return self.services.settings.sessions.mode
+
+    def allowed_now(self) -> Sequence[str]:
+        """Return the methods that there are without a session, or with one."""
+        return ("POST",) if self._mode == "off" or self._version in STATELESS_VERSIONS else self.allowed
+
+    def needs_session(self) -> bool:
+        """Say whether this request needs a session, as far as its head tells."""
+        if self.request.method == "OPTIONS":
+            return False
+        if self.request.method not in self.allowed_now():
+            raise SessionError(ErrorCode.METHOD_NOT_ALLOWED)
+        if self.request.method != "POST":
+            return True
+        return self._mode != "off" and self._handshake_era and SESSION_HEADER in self.request.headers
+
+    async def post(self) -> None:
+        """Handle one JSON-RPC message, or a batch."""
+        session: Session | None = getattr(self, "session", None)
+        raw = self.body()
+        if session is None and not raw and self._handshake_era and self._mode == "required":
+            raise SessionError(ErrorCode.SESSION_REQUIRED)
+        self._check_accept()
+        self.check_content_type()
+        body = decode(raw)
+        if not self._handshake_era:
+            await self._post_stateless(body)
+        elif is_object(body) and body.get("method") == "initialize" and "id" in body:
+            await self._handshake(body, session)
+        elif session is not None:
+            await self._answer(await self.services.kernel.post(session, body, self.inbound()))
+        elif self._mode == "required":
+            raise SessionError(ErrorCode.SESSION_REQUIRED)
+        else:
+            await self._answer(self.services.kernel.without_session(body, self._version, self.inbound()))
+
+    def _check_accept(self) -> None:
+        json_only = self.services.settings.server.json_responses
+        if not self.accepts(JSON) or not (json_only or self.accepts(EVENT_STREAM)):
+            wanted = JSON if json_only else f"{JSON} and {EVENT_STREAM}"
+            raise SessionError(ErrorCode.NOT_ACCEPTABLE, f"The Accept header must name {wanted}")
+
+    async def _post_stateless(self, body: Any) -> None:
+        version = self._version
+        if version is not None and version not in STATELESS_VERSIONS and not has_envelope(body):
+            raise unsupported_version(version)
+        kernel = self.services.kernel
+        await self._answer(await kernel.stateless(body, self.inbound(), accepts_stream=self.accepts(EVENT_STREAM)))
+
+    async def _handshake(self, body: Any, session: Session | None) -> None:
+        request = parse(body)
+        if not isinstance(request, Request):
+            raise SessionError(ErrorCode.INVALID_REQUEST)
+        done = await self.services.kernel.initialize(request, self.client(), self.inbound(), session)
+        if done.session_id is not None:
+            self.set_header(SESSION_HEADER, done.session_id)
+        self.write_json(done.response)
+
+    async def _answer(self, exchange: SessionExchange | StandaloneExchange | Answer | None) -> None:
+        if exchange is None:
+            self.write_nothing(202)
+            return
+        if isinstance(exchange, Answer):
+            self.write_json(exchange.body, exchange.status)
+            return
+        self._exchange = exchange
+        answer = await exchange.answer()
+        self._exchange = None
+        if answer is not None:
+            self.write_json(answer.body, answer.status)
+            return
+        reader = exchange.reader()
+        await self.stream(reader, "response")
+
+    async def get(self) -> None:
+        """Stream what the server says unasked, or resume a stream."""
+        if not self.accepts(EVENT_STREAM):
+            raise SessionError(ErrorCode.NOT_ACCEPTABLE, f"The Accept header must name {EVENT_STREAM}")
+        kernel = self.services.kernel
+        reader = await kernel.standalone(self.session, self.request.headers.get("Last-Event-ID"))
+        try:
+            await self.stream(reader, "standalone")
+        finally:
+            kernel.release(reader)
+
+    async def delete(self) -> None:
+        """End the session."""
+        await self.services.kernel.terminate(self.session)
+        self.write_nothing(204)

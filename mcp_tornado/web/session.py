@@ -1,0 +1,73 @@
+"""Sessions without a handshake."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from mcp_tornado.kernel.messages import decode, is_object
+from mcp_tornado.sessions import ErrorCode, Session, SessionError, short_key
+from mcp_tornado.web.base import BaseHandler
+from mcp_tornado.web.validation import SESSION_HEADER
+
+
+class SessionHandler(BaseHandler):
+    """`/mcp/session`: POST makes a session, GET shows the one in the header, DELETE ends it."""
+
+    allowed = ("GET", "POST", "DELETE")
+
+    def needs_session(self) -> bool:
+        """Say whether this request needs a session: all but the one that makes it."""
+        return super().needs_session() and self.request.method != "POST"
+
+    async def post(self) -> None:
+        """Make a session, ready for use at once."""
+        raw = self.body()
+        value: Any = None
+        if raw:
+            self.check_content_type()
+            value = decode(raw)
+            if not is_object(value):
+                raise SessionError(
+                    ErrorCode.INVALID_REQUEST,
+                    "The body must be an object with protocolVersion, capabilities, clientInfo, or empty",
+                )
+        session_id, session = await self.services.kernel.create_session(value, self.client())
+        self.set_header(SESSION_HEADER, session_id)
+        self.set_header("Location", f"{self.services.settings.server.path}/session")
+        self.write_json(describe(session), 201)
+
+    def get(self) -> None:
+        """Show the session."""
+        self.write_json(describe(self.session))
+
+    async def delete(self) -> None:
+        """End the session."""
+        await self.services.kernel.terminate(self.session)
+        self.write_nothing(204)
+
+
+def describe(session: Session) -> dict[str, Any]:
+    """Return what a session's client may see of it: never its id, its whole key, its state or its journal."""
+    client = session.client
+    return {
+        "key": short_key(session.key),
+        "createdAt": _rfc3339(session.created_at),
+        "lastSeenAt": _rfc3339(session.last_seen_at),
+        "expiresAt": _rfc3339(session.expires_at),
+        "client": {
+            "remoteAddr": client.remote_addr,
+            "userAgent": client.user_agent,
+            "name": client.name,
+            "version": client.version,
+        },
+        "principal": session.principal,
+        "protocolVersion": session.protocol_version,
+        "clientParams": session.client_params,
+        "initialized": session.initialized,
+        "revision": session.revision,
+    }
+
+
+def _rfc3339(moment: datetime) -> str:
+    return moment.isoformat().replace("+00:00", "Z")
