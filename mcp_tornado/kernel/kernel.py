@@ -6,26 +6,22 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
-from mcp_types import InitializeRequestParams
 from mcp_types.version import (
-    HANDSHAKE_PROTOCOL_VERSIONS,
-    LATEST_HANDSHAKE_VERSION,
-    MODERN_PROTOCOL_VERSIONS,
     is_version_at_least,
 )
-from pydantic import ValidationError
 
 from mcp_tornado.kernel import messages
-from mcp_tornado.kernel.calls import Call, CallContext, failure
+from mcp_tornado.kernel.calls import Call, CallContext
 from mcp_tornado.kernel.connections import ConnectionPool, SessionConnection
+from mcp_tornado.kernel.handshake import Handshake, Initialized
 from mcp_tornado.kernel.hosting import HostedServer
 from mcp_tornado.kernel.inbound import InboundRequest
 from mcp_tornado.kernel.messages import CALL_LOST, JSONObject, Message, Notification, Reply, Request, RequestId
 from mcp_tornado.kernel.outgoing import OutgoingRequests
+from mcp_tornado.kernel.readers import Readers
 from mcp_tornado.kernel.responses import Answer, ResponseStream, SessionExchange
 from mcp_tornado.kernel.stateless import LISTEN, StandaloneExchange, StatelessEra
 from mcp_tornado.kernel.streams import (
@@ -52,25 +48,12 @@ from mcp_tornado.sessions.journal import JOURNALED_METHODS, has_room, with_entry
 
 _log = get_logger(__name__)
 
-HANDSHAKE_VERSIONS: Final = tuple(HANDSHAKE_PROTOCOL_VERSIONS)
-STATELESS_VERSIONS: Final = tuple(MODERN_PROTOCOL_VERSIONS)
-DEFAULT_VERSION: Final = LATEST_HANDSHAKE_VERSION
-"""What a session made without a handshake speaks."""
-
 _BATCH_VERSION: Final = "2025-03-26"
 _PRIMED_SINCE: Final = "2025-11-25"
 _UNNEGOTIATED_VERSION: Final = "2025-03-26"
 """What a request without `MCP-Protocol-Version` and without a session speaks (MCP 2025-06-18, basic/transports)."""
 
 _RECEIVE_LIMIT: Final = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Initialized:
-    """How an `initialize` went: the JSON-RPC response, and the id of the session where one was made."""
-
-    response: dict[str, Any]
-    session_id: str | None
 
 
 class Kernel:
@@ -106,13 +89,13 @@ class Kernel:
         self._issue_sessions = issue_sessions
         self._outgoing = OutgoingRequests()
         self._calls: dict[str, dict[RequestId, Call]] = {}
-        self._readers: dict[str, set[StreamReader]] = {}
+        self._readers = Readers(log)
         self._waiting: Counter[str] = Counter()
-        self._standalone: dict[str, StreamReader] = {}
         self._exchanges: set[StandaloneExchange] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._draining = False
         self._pool: ConnectionPool
+        self._handshake: Handshake
         self._stateless: StatelessEra
 
     @property
@@ -126,6 +109,7 @@ class Kernel:
         async with self._server.lifespan(self._server) as lifespan_state:
             connect = partial(SessionConnection, self._server, lifespan_state, self._log, self._outgoing)
             self._pool = ConnectionPool(connect, self._calls.__contains__)
+            self._handshake = Handshake(self._manager, self._pool, self._outgoing, issue_sessions=self._issue_sessions)
             self._stateless = StatelessEra(self._server, lifespan_state)
             keeper = asyncio.create_task(self._keep_alive())
             try:
@@ -140,99 +124,22 @@ class Kernel:
     async def initialize(
         self, request: Request, client: ClientInfo, inbound: InboundRequest, session: Session | None
     ) -> Initialized:
-        """Negotiate (MCP 2025-11-25, basic/lifecycle), and make a session where there is none.
-
-        On a live session it negotiates anew: the journal and `initialized` are cleared.
+        """Negotiate, and make a session where there is none; see `Handshake.initialize`.
 
         Raises:
             SessionError: No session could be made, or the server is draining.
         """
         self._check_draining()
-        if session is not None:
-            connection = await self._pool.get(session)
-        else:
-            connection = self._pool.connect()
-            await connection.start()
-        context = CallContext(
-            session.key if session is not None else "",
-            request,
-            None,
-            inbound.shown(session.key if session is not None else None),
-            self._outgoing,
-        )
-        try:
-            value = await connection.on_request(context, request.method, request.params)
-        except Exception as exception:
-            if session is None:
-                await connection.close()
-            return Initialized(failure(request.id, exception), None)
-        finally:
-            context.close()
-        response = messages.result(request.id, value)
-        version = connection.connection.protocol_version
-        params = dict(request.params or {})
-        if session is not None:
-            changes: dict[str, Any] = {
-                "protocol_version": version,
-                "client_params": params,
-                "initialized": False,
-                "journal": [],
-            }
-            await connection.catch_up(await self._manager.update(session.key, lambda _: changes))
-            return Initialized(response, None)
-        if not self._issue_sessions:
-            await connection.close()
-            return Initialized(response, None)
-        try:
-            session_id, created = await self._manager.create(
-                client=_named(client, params), protocol_version=version, client_params=params
-            )
-        except SessionError:
-            await connection.close()
-            raise
-        connection.bind(created)
-        self._pool.add(created.key, connection)
-        return Initialized(response, session_id)
+        return await self._handshake.initialize(request, client, inbound, session)
 
     async def create_session(self, value: JSONObject | None, client: ClientInfo) -> tuple[str, Session]:
-        """Make a session without a handshake, ready for use.
-
-        Args:
-            value: `{protocolVersion, capabilities, clientInfo}`, each of them optional; `None` for none.
-            client: Who asks.
+        """Make a session without a handshake; see `Handshake.create_session`.
 
         Raises:
-            SessionError: `INVALID_REQUEST`, saying what is wrong with the value; or no session could be made.
+            SessionError: `INVALID_REQUEST`; no session could be made; or the server is draining.
         """
         self._check_draining()
-        given = dict(value or {})
-        params: dict[str, Any] = {
-            "protocolVersion": given.pop("protocolVersion", DEFAULT_VERSION),
-            "capabilities": given.pop("capabilities", {}),
-            "clientInfo": given.pop("clientInfo", {"name": "unknown", "version": ""}),
-        }
-        if given:
-            raise SessionError(
-                ErrorCode.INVALID_REQUEST,
-                f"Unknown members: {', '.join(sorted(given))}; allowed are protocolVersion, capabilities, clientInfo",
-            )
-        version = params["protocolVersion"]
-        if version not in HANDSHAKE_VERSIONS:
-            raise SessionError(
-                ErrorCode.INVALID_REQUEST,
-                f"protocolVersion must be one of {', '.join(HANDSHAKE_VERSIONS)}: later revisions have no sessions",
-            )
-        try:
-            InitializeRequestParams.model_validate(params, by_name=False)
-        except ValidationError as error:
-            where = ".".join(str(part) for part in error.errors()[0]["loc"])
-            raise SessionError(ErrorCode.INVALID_REQUEST, f"{where}: {error.errors()[0]['msg']}") from error
-        return await self._manager.create(
-            client=_named(client, params) if value and "clientInfo" in value else client,
-            protocol_version=version,
-            client_params=params,
-            initialized=True,
-        )
+        return await self._handshake.create_session(value, client)
 
     async def terminate(self, session: Session) -> None:
         """End a session: its record, its streams, its running calls.
@@ -247,8 +154,7 @@ class Kernel:
         """End what a session that is gone still has in this process."""
         for call in list(self._calls.get(key, {}).values()):
             call.abort(ErrorCode.SESSION_NOT_FOUND)
-        for reader in list(self._readers.get(key, ())):
-            reader.close()
+        self._readers.close(key)
         self._pool.drop(key)
 
     # ------------------------------------------------------------------ messages of a session
@@ -352,7 +258,7 @@ class Kernel:
             inbound.shown(session.key),
             self._outgoing,
             close_stream=stream.detach if resumable else None,
-            close_standalone=partial(self._close_standalone, session.key) if resumable else None,
+            close_standalone=partial(_close_standalone, self._readers, session.key) if resumable else None,
         )
         call = Call(request, context, stream, self._metrics)
         calls = self._calls.setdefault(session.key, {})
@@ -417,51 +323,15 @@ class Kernel:
         """
         self._check_draining()
         if last_event_id is None:
-            return self._hold_standalone(session.key, None, takes_over=False)
+            return self._readers.standalone(session.key, None)
         event_id = EventId.parse(last_event_id)
         if event_id is None or event_id.session != short_key(session.key):
-            return self._nothing(session.key)
+            return self._readers.nothing(session.key)
         if event_id.stream == STANDALONE:
-            return self._hold_standalone(session.key, last_event_id, takes_over=True)
-        return await self._resume(session.key, event_id)
-
-    def _hold_standalone(self, key: str, after: str | None, *, takes_over: bool) -> StreamReader:
-        holder = self._standalone.get(key)
-        if holder is not None:
-            if not takes_over:
-                raise SessionError(
-                    ErrorCode.SESSION_CONFLICT,
-                    "Another GET holds this session's stream: resume it with its Last-Event-ID, or close it first",
-                )
-            holder.close(at_once=True)
-        reader = StreamReader(self._log, key, after=after, shows=lambda name: name == STANDALONE)
-        self._standalone[key] = reader
-        return self._register(reader)
-
-    async def _close_standalone(self, key: str) -> None:
-        holder = self._standalone.get(key)
-        if holder is not None:
-            holder.close()
-
-    async def _resume(self, key: str, event_id: EventId) -> StreamReader:
-        """Return who goes on reading the answers to a POST after an event."""
-        stream = event_id.stream
-        running = next((call for call in self._calls.get(key, {}).values() if call.stream.name == stream), None)
-        reader = StreamReader(self._log, key, after=str(event_id), shows=lambda name: name == stream, follows_one=True)
-        oldest = await self._log.read(key, None, limit=1)
-        kept_from = EventId.parse(oldest[0].id) if oldest else None
-        if kept_from is not None and kept_from.number > event_id.number:
-            lost = {"code": CALL_LOST, "message": "Events of this stream are no longer kept: ask again"}
-            reader.close(messages.error(running.request.id if running is not None else None, lost), at_once=True)
-        elif running is None:
-            # All that will ever come is in the log.
-            reader.close()
-        return self._register(reader)
-
-    def _nothing(self, key: str) -> StreamReader:
-        reader = StreamReader(self._log, key, after=None, shows=lambda _: False)
-        reader.close(at_once=True)
-        return self._register(reader)
+            return self._readers.standalone(session.key, last_event_id)
+        calls = self._calls.get(session.key, {}).values()
+        running = next((call.request.id for call in calls if call.stream.name == event_id.stream), None)
+        return await self._readers.resume(session.key, event_id, running)
 
     def receiver(self, session: Session, after: str | None) -> StreamReader:
         """Return who reads all that `/mcp/receive` shows, as a stream.
@@ -470,7 +340,7 @@ class Kernel:
             SessionError: The server is draining.
         """
         self._check_draining()
-        return self._register(StreamReader(self._log, session.key, after=after, shows=is_received))
+        return self._readers.receiver(session.key, after)
 
     async def receive(self, session: Session, after: str | None, wait: float) -> tuple[list[Event], str | None]:
         """Return what the server has for a session after an event id, waiting at most `wait` seconds for it.
@@ -502,17 +372,7 @@ class Kernel:
 
     def release(self, reader: StreamReader) -> None:
         """Say that a reader is no longer read."""
-        reader.close(at_once=True)
-        readers = self._readers.get(reader.key, set())
-        readers.discard(reader)
-        if not readers:
-            self._readers.pop(reader.key, None)
-        if self._standalone.get(reader.key) is reader:
-            del self._standalone[reader.key]
-
-    def _register(self, reader: StreamReader) -> StreamReader:
-        self._readers.setdefault(reader.key, set()).add(reader)
-        return reader
+        self._readers.release(reader)
 
     @contextmanager
     def _attached(self, key: str) -> Generator[None]:
@@ -600,9 +460,7 @@ class Kernel:
         What still runs then is cancelled, and its clients are told.
         """
         self._draining = True
-        for reader in [reader for readers in self._readers.values() for reader in readers]:
-            if not reader.follows_one:
-                reader.close()
+        self._readers.close_open_ended()
         for exchange in list(self._exchanges):
             if exchange.request.method == LISTEN:
                 exchange.close()
@@ -622,8 +480,7 @@ class Kernel:
     async def _end(self) -> None:
         self._draining = True
         await self._abort_all()
-        for reader in [reader for readers in self._readers.values() for reader in readers]:
-            reader.close(at_once=True)
+        self._readers.close_all()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -633,7 +490,7 @@ class Kernel:
         """Refresh the sessions that have a running call or an open stream, and notice those that ended elsewhere."""
         while True:
             await asyncio.sleep(self._manager.keepalive_interval)
-            for key in {*self._calls, *self._readers, *self._waiting}:
+            for key in {*self._calls, *self._readers.keys(), *self._waiting}:
                 try:
                     session = await self._manager.find(key)
                     if session is None or not await self._manager.refresh(session):
@@ -655,6 +512,10 @@ class Kernel:
         return task
 
 
+async def _close_standalone(readers: Readers, key: str) -> None:
+    readers.close_standalone(key)
+
+
 async def _contained(work: Awaitable[None]) -> None:
     """Run a notification's handler; nobody is told when it fails."""
     try:
@@ -666,14 +527,3 @@ async def _contained(work: Awaitable[None]) -> None:
 def _shutting_down() -> dict[str, Any]:
     error = SessionError(ErrorCode.SERVER_DRAINING)
     return {**error.to_error(), "code": CALL_LOST}
-
-
-def _named(client: ClientInfo, params: JSONObject) -> ClientInfo:
-    """Return the client with the name and version that its `clientInfo` gives."""
-    info = params.get("clientInfo")
-    name, version = (info.get("name"), info.get("version")) if messages.is_object(info) else (None, None)
-    return replace(
-        client,
-        name=name if isinstance(name, str) else None,
-        version=version if isinstance(version, str) else None,
-    )

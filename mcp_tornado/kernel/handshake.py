@@ -1,0 +1,158 @@
+"""How sessions begin: by the handshake of MCP, or without one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from mcp_types import InitializeRequestParams
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERSION, MODERN_PROTOCOL_VERSIONS
+from pydantic import ValidationError
+
+from mcp_tornado.kernel import messages
+from mcp_tornado.kernel.calls import CallContext, failure
+from mcp_tornado.kernel.connections import ConnectionPool
+from mcp_tornado.kernel.inbound import InboundRequest
+from mcp_tornado.kernel.messages import JSONObject, Request
+from mcp_tornado.kernel.outgoing import OutgoingRequests
+from mcp_tornado.sessions import ClientInfo, ErrorCode, Session, SessionError, SessionManager
+
+HANDSHAKE_VERSIONS: Final = tuple(HANDSHAKE_PROTOCOL_VERSIONS)
+STATELESS_VERSIONS: Final = tuple(MODERN_PROTOCOL_VERSIONS)
+DEFAULT_VERSION: Final = LATEST_HANDSHAKE_VERSION
+"""What a session made without a handshake speaks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Initialized:
+    """How an `initialize` went: the JSON-RPC response, and the id of the session where one was made."""
+
+    response: dict[str, Any]
+    session_id: str | None
+
+
+class Handshake:
+    """Makes sessions.
+
+    Args:
+        manager: The sessions.
+        pool: Where connections are kept.
+        outgoing: Who sends the server's own requests.
+        issue_sessions: Whether `initialize` makes a session.
+    """
+
+    def __init__(
+        self, manager: SessionManager, pool: ConnectionPool, outgoing: OutgoingRequests, *, issue_sessions: bool
+    ) -> None:
+        self._manager = manager
+        self._pool = pool
+        self._outgoing = outgoing
+        self._issue_sessions = issue_sessions
+
+    async def initialize(
+        self, request: Request, client: ClientInfo, inbound: InboundRequest, session: Session | None
+    ) -> Initialized:
+        """Negotiate (MCP 2025-11-25, basic/lifecycle), and make a session where there is none.
+
+        On a live session it negotiates anew: the journal and `initialized` are cleared.
+
+        Raises:
+            SessionError: No session could be made.
+        """
+        if session is not None:
+            return await self._again(request, inbound, session)
+        connection = self._pool.connect()
+        await connection.start()
+        made = False
+        context = CallContext("", request, None, inbound.shown(None), self._outgoing)
+        try:
+            value = await connection.on_request(context, request.method, request.params)
+            response = messages.result(request.id, value)
+            if not self._issue_sessions:
+                return Initialized(response, None)
+            params = dict(request.params or {})
+            session_id, created = await self._manager.create(
+                client=_named(client, params),
+                protocol_version=connection.connection.protocol_version,
+                client_params=params,
+            )
+            made = True
+            connection.bind(created)
+            self._pool.add(created.key, connection)
+            return Initialized(response, session_id)
+        except SessionError:
+            raise
+        except Exception as exception:
+            return Initialized(failure(request.id, exception), None)
+        finally:
+            context.close()
+            if not made:
+                await connection.close()
+
+    async def _again(self, request: Request, inbound: InboundRequest, session: Session) -> Initialized:
+        connection = await self._pool.get(session)
+        context = CallContext(session.key, request, None, inbound.shown(session.key), self._outgoing)
+        try:
+            value = await connection.on_request(context, request.method, request.params)
+        except Exception as exception:
+            return Initialized(failure(request.id, exception), None)
+        finally:
+            context.close()
+        changes: dict[str, Any] = {
+            "protocol_version": connection.connection.protocol_version,
+            "client_params": dict(request.params or {}),
+            "initialized": False,
+            "journal": [],
+        }
+        await connection.catch_up(await self._manager.update(session.key, lambda _: changes))
+        return Initialized(messages.result(request.id, value), None)
+
+    async def create_session(self, value: JSONObject | None, client: ClientInfo) -> tuple[str, Session]:
+        """Make a session without a handshake, ready for use.
+
+        Args:
+            value: `{protocolVersion, capabilities, clientInfo}`, each of them optional; `None` for none.
+            client: Who asks.
+
+        Raises:
+            SessionError: `INVALID_REQUEST`, saying what is wrong with the value; or no session could be made.
+        """
+        given = dict(value or {})
+        params: dict[str, Any] = {
+            "protocolVersion": given.pop("protocolVersion", DEFAULT_VERSION),
+            "capabilities": given.pop("capabilities", {}),
+            "clientInfo": given.pop("clientInfo", {"name": "unknown", "version": ""}),
+        }
+        if given:
+            raise SessionError(
+                ErrorCode.INVALID_REQUEST,
+                f"Unknown members: {', '.join(sorted(given))}; allowed are protocolVersion, capabilities, clientInfo",
+            )
+        if params["protocolVersion"] not in HANDSHAKE_VERSIONS:
+            raise SessionError(
+                ErrorCode.INVALID_REQUEST,
+                f"protocolVersion must be one of {', '.join(HANDSHAKE_VERSIONS)}: later revisions have no sessions",
+            )
+        try:
+            InitializeRequestParams.model_validate(params, by_name=False)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise SessionError(ErrorCode.INVALID_REQUEST, f"{where}: {first['msg']}") from error
+        return await self._manager.create(
+            client=_named(client, value or {}),
+            protocol_version=params["protocolVersion"],
+            client_params=params,
+            initialized=True,
+        )
+
+
+def _named(client: ClientInfo, params: JSONObject) -> ClientInfo:
+    """Return the client with the name and version that its `clientInfo` gives, where it gives one."""
+    info = params.get("clientInfo")
+    name, version = (info.get("name"), info.get("version")) if messages.is_object(info) else (None, None)
+    return replace(
+        client,
+        name=name if isinstance(name, str) else None,
+        version=version if isinstance(version, str) else None,
+    )
