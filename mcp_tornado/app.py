@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Final
 
 from tornado.routing import URLSpec
 from tornado.web import Application, RequestHandler
@@ -23,6 +23,9 @@ from mcp_tornado.web.base import BaseHandler
 from mcp_tornado.web.guards import HostGuard, OriginGuard
 
 _log = get_logger(__name__)
+
+_WRITING_SECONDS: Final = 2.0
+"""How long a drain waits for answers to be written to slow clients."""
 
 HandlerRule = URLSpec | tuple[str, type[RequestHandler]] | tuple[str, type[RequestHandler], Mapping[str, Any]]
 """A route of the user's, as Tornado takes it."""
@@ -64,6 +67,7 @@ class MCPApplication(Application):
             issue_sessions=sessions.mode != "off",
         )
         self._cleanup = CleanupService(self._manager, sessions.cleanup_interval_seconds, metrics=metrics)
+        self._active = web.ActiveRequests()
         services = web.Services(
             settings=settings,
             manager=self._manager,
@@ -71,6 +75,7 @@ class MCPApplication(Application):
             metrics=metrics,
             hosts=HostGuard(settings.server.allowed_hosts),
             origins=OriginGuard(settings.server.allowed_origins),
+            active=self._active,
         )
         self.routes: Sequence[URLSpec] = web.routes(services)
         """The routes, for an Application that exists already: `existing.add_handlers(".*", app.routes)`."""
@@ -104,6 +109,7 @@ class MCPApplication(Application):
         `/readyz` answers 503 from now on.
         """
         await self._kernel.drain(grace)
+        await self._active.finished(_WRITING_SECONDS)
 
 
 def create_app(

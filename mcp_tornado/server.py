@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import threading
 from importlib.metadata import version
 from typing import Final
 
@@ -17,6 +18,8 @@ from mcp_tornado.config import ConfigError, Settings
 from mcp_tornado.log import get_logger
 
 _log = get_logger(__name__)
+
+_EXIT_SECONDS: Final = 3.0
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -52,6 +55,14 @@ async def serve(server: object, settings: Settings) -> None:
         await stop.wait()
         await _drain(app, http, settings.server.shutdown_grace_seconds)
     _log.info("server.stopped")
+    _exit_despite_threads()
+
+
+def _exit_despite_threads() -> None:
+    """End the process soon, even while a plain function that a tool left behind in a thread goes on."""
+    last_resort = threading.Timer(_EXIT_SECONDS, os._exit, [0])
+    last_resort.daemon = True
+    last_resort.start()
 
 
 async def _drain(app: MCPApplication, http: HTTPServer, grace: float) -> None:
@@ -59,8 +70,6 @@ async def _drain(app: MCPApplication, http: HTTPServer, grace: float) -> None:
     # Connections are still accepted: a load balancer needs to see /readyz turn 503.
     await app.drain(grace)
     http.stop()
-    # One turn of the loop, for the answers that the drain has just given to be written.
-    await asyncio.sleep(0)
     await http.close_all_connections()
 
 

@@ -167,6 +167,7 @@ class Call:
             self._metrics.count_tool_call((self.request.params or {}).get("name"), outcome)
         if answer is not None:
             await self._settle(answer)
+        await self.settled()
 
     async def _outcome(
         self, on_request: OnRequest, succeeded: Callable[[], Awaitable[None]] | None

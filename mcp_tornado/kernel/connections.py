@@ -113,8 +113,8 @@ class SessionConnection:
             self._revision = session.revision
 
     def applied(self, session: Session) -> None:
-        """Note that this connection has already seen what the session's newest revision holds."""
-        if session.revision > self._revision:
+        """Note that this connection has itself made what the session's next revision holds."""
+        if session.revision == self._revision + 1:
             self._journal, self._revision = session.journal, session.revision
 
     async def _replay(self, journal: Journal) -> None:

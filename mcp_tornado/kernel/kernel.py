@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Any, Final
 
@@ -29,6 +28,7 @@ from mcp_tornado.kernel.streams import (
     StreamReader,
     background_stream,
     is_received,
+    just_before,
     response_stream,
 )
 from mcp_tornado.log import get_logger
@@ -66,7 +66,6 @@ class Kernel:
         metrics: The metrics.
         stream_after: Seconds after which a POST that emitted nothing becomes a stream.
         json_responses: Whether a POST on `/mcp` never becomes a stream.
-        sessionless: Whether handshake-era requests without a session are served on their own.
         issue_sessions: Whether `initialize` makes a session.
     """
 
@@ -88,9 +87,8 @@ class Kernel:
         self._patience = None if json_responses else stream_after
         self._issue_sessions = issue_sessions
         self._outgoing = OutgoingRequests()
-        self._calls: dict[str, dict[RequestId, Call]] = {}
-        self._readers = Readers(log)
-        self._waiting: Counter[str] = Counter()
+        self._calls: dict[str, list[Call]] = {}
+        self._readers = Readers(log, self._lives)
         self._exchanges: set[StandaloneExchange] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._draining = False
@@ -152,7 +150,7 @@ class Kernel:
 
     def _forget(self, key: str) -> None:
         """End what a session that is gone still has in this process."""
-        for call in list(self._calls.get(key, {}).values()):
+        for call in list(self._calls.get(key, ())):
             call.abort(ErrorCode.SESSION_NOT_FOUND)
         self._readers.close(key)
         self._pool.drop(key)
@@ -178,6 +176,7 @@ class Kernel:
                 self._log,
                 session.key,
                 response_stream(),
+                alive=self._lives,
                 expected=len(requests),
                 primed=is_version_at_least(session.protocol_version, _PRIMED_SINCE),
                 as_list=batch,
@@ -201,7 +200,7 @@ class Kernel:
             if message.method == "initialize":
                 raise SessionError(ErrorCode.INVALID_REQUEST, "initialize is sent to the MCP endpoint itself")
             self._check_draining()
-            stream = ResponseStream(self._log, session.key, background_stream())
+            stream = ResponseStream(self._log, session.key, background_stream(), alive=self._lives)
             await stream.open()
         await self._handle(session, [message], stream, inbound)
         return message.id if isinstance(message, Request) else None
@@ -212,7 +211,7 @@ class Kernel:
         Raises:
             SessionError: `REQUEST_NOT_FOUND`.
         """
-        call = self._calls.get(session.key, {}).get(messages.correlation_key(request_id))
+        call = self._find_call(session.key, request_id)
         if call is None:
             raise SessionError(ErrorCode.REQUEST_NOT_FOUND)
         call.cancel()
@@ -261,9 +260,7 @@ class Kernel:
             close_standalone=partial(_close_standalone, self._readers, session.key) if resumable else None,
         )
         call = Call(request, context, stream, self._metrics)
-        calls = self._calls.setdefault(session.key, {})
-        key = messages.correlation_key(request.id)
-        calls[key] = call
+        self._calls.setdefault(session.key, []).append(call)
         journaled = request.method in JOURNALED_METHODS
         if journaled and not has_room(session.journal, request.method, request.params or {}):
             full = SessionError(ErrorCode.INVALID_REQUEST, "This session has too many subscriptions: end some first")
@@ -272,15 +269,22 @@ class Kernel:
             run = call.run(connection.on_request, partial(self._journal, session.key, connection, request))
         else:
             run = call.run(connection.on_request)
-        self._spawn(run).add_done_callback(lambda _: self._call_done(session.key, key, call))
+        self._spawn(run).add_done_callback(lambda _: self._call_done(session.key, call))
 
-    def _call_done(self, session_key: str, key: RequestId, call: Call) -> None:
-        calls = self._calls.get(session_key, {})
-        # Clients reuse ids: the entry may be a newer call's.
-        if calls.get(key) is call:
-            del calls[key]
+    def _call_done(self, key: str, call: Call) -> None:
+        calls = self._calls[key]
+        calls.remove(call)
         if not calls:
-            self._calls.pop(session_key, None)
+            del self._calls[key]
+
+    def _find_call(self, key: str, request_id: RequestId) -> Call | None:
+        wanted = messages.correlation_key(request_id)
+        # The newest first: clients reuse ids.
+        calls = reversed(self._calls.get(key, ()))
+        return next((call for call in calls if messages.correlation_key(call.request.id) == wanted), None)
+
+    async def _lives(self, key: str) -> bool:
+        return await self._manager.find(key) is not None
 
     async def _journal(self, key: str, connection: SessionConnection, request: Request) -> None:
         """Keep a session-scoped request, for other processes to repeat."""
@@ -296,10 +300,9 @@ class Kernel:
     ) -> None:
         if notification.method == "notifications/cancelled":
             request_id = (notification.params or {}).get("requestId")
-            if messages.is_request_id(request_id):
-                call = self._calls.get(session.key, {}).get(messages.correlation_key(request_id))
-                if call is not None:
-                    call.cancel()
+            call = self._find_call(session.key, request_id) if messages.is_request_id(request_id) else None
+            if call is not None:
+                call.cancel()
         elif notification.method == "notifications/progress":
             self._spawn(self._outgoing.report_progress(session.key, notification))
         elif notification.method == "notifications/initialized" and not session.initialized:
@@ -329,7 +332,7 @@ class Kernel:
             return self._readers.nothing(session.key)
         if event_id.stream == STANDALONE:
             return self._readers.standalone(session.key, last_event_id)
-        calls = self._calls.get(session.key, {}).values()
+        calls = self._calls.get(session.key, ())
         running = next((call.request.id for call in calls if call.stream.name == event_id.stream), None)
         return await self._readers.resume(session.key, event_id, running)
 
@@ -352,38 +355,22 @@ class Kernel:
         Raises:
             SessionError: `SESSION_NOT_FOUND`: the session ended while waiting; `STORE_UNAVAILABLE`.
         """
-        deadline = asyncio.get_running_loop().time() + wait
-        scanned = after
-        with self._attached(session.key):
-            while True:
-                events = await self._log.read(session.key, scanned, limit=_RECEIVE_LIMIT)
-                shown = [event for event in events if is_received(event.stream) and event.message is not None]
-                if shown:
-                    return shown, shown[-1].id
-                if events:
-                    scanned = events[-1].id
-                    continue
-                left = deadline - asyncio.get_running_loop().time()
-                if left <= 0 or self._draining:
-                    return [], after
-                await self._log.wait(session.key, scanned, left)
-                if await self._manager.find(session.key) is None:
-                    raise SessionError(ErrorCode.SESSION_NOT_FOUND, reason="ended")
+        reader = self._readers.receiver(session.key, after)
+        try:
+            first = await _first_message(reader, wait)
+        finally:
+            self._readers.release(reader)
+        if first is None:
+            if not self._draining and not await self._lives(session.key):
+                raise SessionError(ErrorCode.SESSION_NOT_FOUND, reason="ended")
+            return [], after
+        events = await self._log.read(session.key, just_before(first), limit=_RECEIVE_LIMIT)
+        shown = [event for event in events if is_received(event.stream) and event.message is not None]
+        return shown, shown[-1].id if shown else after
 
     def release(self, reader: StreamReader) -> None:
         """Say that a reader is no longer read."""
         self._readers.release(reader)
-
-    @contextmanager
-    def _attached(self, key: str) -> Generator[None]:
-        """Keep a session alive while a client waits without a reader."""
-        self._waiting[key] += 1
-        try:
-            yield
-        finally:
-            self._waiting[key] -= 1
-            if not self._waiting[key]:
-                del self._waiting[key]
 
     # ------------------------------------------------------------------ requests that stand alone
 
@@ -415,7 +402,9 @@ class Kernel:
             always_streams=message.method == LISTEN,
         )
 
-    def without_session(self, body: Any, protocol_version: str | None, inbound: InboundRequest) -> Any:
+    def without_session(
+        self, body: Any, protocol_version: str | None, inbound: InboundRequest
+    ) -> StandaloneExchange | None:
         """Handle one handshake-era message on its own, for a client that holds no session.
 
         Args:
@@ -470,7 +459,7 @@ class Kernel:
         await self._abort_all()
 
     async def _abort_all(self) -> None:
-        calls = [call for calls in self._calls.values() for call in calls.values()]
+        calls = [call for calls in self._calls.values() for call in calls]
         for call in calls:
             call.abort(ErrorCode.SERVER_DRAINING)
         for exchange in list(self._exchanges):
@@ -490,7 +479,7 @@ class Kernel:
         """Refresh the sessions that have a running call or an open stream, and notice those that ended elsewhere."""
         while True:
             await asyncio.sleep(self._manager.keepalive_interval)
-            for key in {*self._calls, *self._readers.keys(), *self._waiting}:
+            for key in {*self._calls, *self._readers.keys()}:
                 try:
                     session = await self._manager.find(key)
                     if session is None or not await self._manager.refresh(session):
@@ -510,6 +499,15 @@ class Kernel:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+async def _first_message(reader: StreamReader, patience: float) -> str | None:
+    """Return the id of the first message that a reader finds within `patience` seconds, or `None`."""
+    async with aclosing(reader.frames(patience)) as frames:
+        async for frame in frames:
+            if frame is None or frame.message is not None:
+                return frame.id if frame is not None else None
+    return None
 
 
 async def _close_standalone(readers: Readers, key: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeGuard, cast
@@ -59,19 +58,6 @@ def decode(body: bytes) -> Any:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise SessionError(ErrorCode.PARSE_ERROR, f"The body is not valid JSON: {error.msg}") from error
-
-
-def encode(value: Any) -> bytes:
-    """Return a JSON value as bytes.
-
-    Raises:
-        TypeError, ValueError: It holds something that JSON does not have.
-    """
-    try:
-        return orjson.dumps(value)
-    except TypeError:
-        # Whole numbers above 64 bits and lone surrogates are JSON too, but not to orjson.
-        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
 def parse(value: Any) -> Message:

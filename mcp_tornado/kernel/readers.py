@@ -6,15 +6,16 @@ from collections.abc import Iterable
 
 from mcp_tornado.kernel import messages
 from mcp_tornado.kernel.messages import CALL_LOST, RequestId
-from mcp_tornado.kernel.streams import STANDALONE, StreamReader, is_received
+from mcp_tornado.kernel.streams import STANDALONE, Alive, StreamReader, is_received
 from mcp_tornado.sessions import ErrorCode, EventId, EventLog, SessionError
 
 
 class Readers:
     """Makes the readers of event logs, and remembers those in use until they are released."""
 
-    def __init__(self, log: EventLog) -> None:
+    def __init__(self, log: EventLog, alive: Alive) -> None:
         self._log = log
+        self._alive = alive
         self._readers: dict[str, set[StreamReader]] = {}
         self._standalone: dict[str, StreamReader] = {}
 
@@ -40,7 +41,7 @@ class Readers:
                     "Another GET holds this session's stream: resume it with its Last-Event-ID, or close it first",
                 )
             holder.close(at_once=True)
-        reader = StreamReader(self._log, key, after=after, shows=lambda stream: stream == STANDALONE)
+        reader = StreamReader(self._log, key, after=after, alive=self._alive, shows=lambda stream: stream == STANDALONE)
         self._standalone[key] = reader
         return self._register(reader)
 
@@ -63,7 +64,12 @@ class Readers:
         """
         name = event_id.stream
         reader = StreamReader(
-            self._log, key, after=str(event_id), shows=lambda stream: stream == name, follows_one=True
+            self._log,
+            key,
+            after=str(event_id),
+            alive=self._alive,
+            shows=lambda stream: stream == name,
+            follows_one=True,
         )
         oldest = await self._log.read(key, None, limit=1)
         kept_from = EventId.parse(oldest[0].id) if oldest else None
@@ -77,13 +83,13 @@ class Readers:
 
     def nothing(self, key: str) -> StreamReader:
         """Return a reader that ends at once."""
-        reader = StreamReader(self._log, key, after=None, shows=lambda _: False)
+        reader = StreamReader(self._log, key, after=None, alive=self._alive, shows=lambda _: False)
         reader.close(at_once=True)
         return self._register(reader)
 
     def receiver(self, key: str, after: str | None) -> StreamReader:
         """Return who reads all that `/mcp/receive` shows."""
-        return self._register(StreamReader(self._log, key, after=after, shows=is_received))
+        return self._register(StreamReader(self._log, key, after=after, alive=self._alive, shows=is_received))
 
     def release(self, reader: StreamReader) -> None:
         """Forget a reader that is no longer read."""

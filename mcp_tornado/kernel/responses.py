@@ -7,19 +7,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mcp_tornado.kernel.streams import StreamReader, just_before
+from mcp_tornado.kernel import messages
+from mcp_tornado.kernel.streams import Alive, StreamReader, just_before
 from mcp_tornado.log import get_logger
-from mcp_tornado.sessions import EventLog, SessionError, SessionGone, StreamEnded, short_key
+from mcp_tornado.sessions import ErrorCode, EventLog, SessionError, SessionGone, StreamEnded, short_key
+from mcp_tornado.sessions.encoding import encode
 
 _log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer that is not a stream: its HTTP status and its JSON body, `None` for none."""
+    """An answer that is not a stream: its HTTP status and its body, which is JSON."""
 
     status: int
-    body: Any
+    body: bytes
+
+
+def encoded(message: Mapping[str, Any]) -> tuple[Mapping[str, Any], bytes]:
+    """Return a response and its bytes; an error instead, where a handler put something into it that is no JSON."""
+    try:
+        return message, encode(message)
+    except (TypeError, ValueError):
+        _log.exception("answer.unencodable", request_id=message.get("id"))
+        failed = messages.error(message.get("id"), SessionError(ErrorCode.INTERNAL_ERROR).to_error())
+        return failed, encode(failed)
 
 
 class ResponseStream:
@@ -32,6 +44,7 @@ class ResponseStream:
         log: The session's event log.
         key: The session's key.
         name: The stream's name.
+        alive: Says whether the session still lives.
         expected: How many requests will be answered.
         primed: Whether the stream begins with a priming event (MCP 2025-11-25, basic/transports).
         as_list: Whether the JSON answer is a list, even of one (a batch).
@@ -44,6 +57,7 @@ class ResponseStream:
         key: str,
         name: str,
         *,
+        alive: Alive,
         expected: int = 1,
         primed: bool = False,
         as_list: bool = False,
@@ -53,10 +67,11 @@ class ResponseStream:
         self.name = name
         self.may_stream = may_stream
         self._log = log
+        self._alive = alive
         self._missing = expected
         self._primed = primed
         self._as_list = as_list
-        self._answers: list[Mapping[str, Any]] = []
+        self._answers: list[tuple[Mapping[str, Any], bytes]] = []
         self._status = 200
         self._opened = False
         self._first_id: str | None = None
@@ -84,7 +99,8 @@ class ResponseStream:
 
     def answer(self) -> Answer:
         """Return the JSON answer; call it only after `answered` said that it is at hand."""
-        return Answer(self._status, self._answers if self._as_list else self._answers[0] if self._answers else None)
+        bodies = [body for _, body in self._answers]
+        return Answer(self._status, b"[%s]" % b",".join(bodies) if self._as_list else b"".join(bodies))
 
     def abandon(self) -> None:
         """Say that the client has hung up: the requests go on, but nobody waits for a JSON answer."""
@@ -108,8 +124,8 @@ class ResponseStream:
             self._first_id = await self._log.append(self.key, self.name, None)
         self._opened = True
         answers, self._answers = self._answers, []
-        for message in answers:
-            await self._append(message)
+        for index, (message, _) in enumerate(answers, start=1):
+            await self._append(message, final=index == len(answers) and not self._missing)
         self._decided.set()
 
     async def _append(self, message: Mapping[str, Any], *, final: bool = False) -> None:
@@ -139,8 +155,9 @@ class ResponseStream:
         async with self._lock:
             self._missing -= 1
             self._status = status
+            message, body = encoded(message)
             if not self._opened:
-                self._answers.append(message)
+                self._answers.append((message, body))
                 if not self._missing:
                     self._decided.set()
                 return
@@ -154,7 +171,12 @@ class ResponseStream:
         """Return who reads the stream for the POST it answers."""
         after = just_before(self._first_id) if self._first_id is not None else None
         self._reader = StreamReader(
-            self._log, self.key, after=after, shows=lambda stream: stream == self.name, follows_one=True
+            self._log,
+            self.key,
+            after=after,
+            alive=self._alive,
+            shows=lambda stream: stream == self.name,
+            follows_one=True,
         )
         if self._detached:
             self._reader.close()

@@ -38,9 +38,10 @@ from mcp_tornado.kernel import messages
 from mcp_tornado.kernel.calls import TRANSPORT_KIND, failure
 from mcp_tornado.kernel.inbound import InboundRequest
 from mcp_tornado.kernel.messages import JSONObject, Request, RequestId
-from mcp_tornado.kernel.responses import Answer
+from mcp_tornado.kernel.responses import Answer, encoded
 from mcp_tornado.kernel.streams import Frame
 from mcp_tornado.metrics import Metrics
+from mcp_tornado.sessions.encoding import encode
 
 _log = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ class StandaloneExchange:
         self._metrics = metrics
         self._frames: asyncio.Queue[Frame | None] = asyncio.Queue(_QUEUE_LENGTH)
         self._emitted = False
-        self._final: dict[str, Any] | None = None
+        self._final: JSONObject | None = None
         self._decided = asyncio.Event()
         self._scope = anyio.CancelScope()
 
@@ -134,7 +135,7 @@ class StandaloneExchange:
             try:
                 value = await self._handle(self._emit if may_stream else None)
                 outcome = "error" if value.get("isError") is True else "ok"
-                self._final = messages.result(self.request.id, value)
+                self._final, _ = encoded(messages.result(self.request.id, value))
             except Exception as exception:
                 outcome = "error"
                 self._final = failure(self.request.id, exception)
@@ -161,7 +162,7 @@ class StandaloneExchange:
             if timer is not None:
                 timer.cancel()
         if self._scope.cancel_called:
-            return Answer(200, None)
+            return Answer(200, b"")
         if self._emitted or self._final is None:
             return None
         return to_answer(self._final)
@@ -188,7 +189,7 @@ class StandaloneExchange:
     def close(self, farewell: JSONObject | None = None, *, at_once: bool = False) -> None:
         """End the exchange: the client has hung up, or the server stops."""
         if farewell is not None:
-            self._final = dict(farewell)
+            self._final = farewell
         self._scope.cancel()
         self._decided.set()
         if self._frames.full():
@@ -203,7 +204,7 @@ class StandaloneExchange:
 def to_answer(message: JSONObject) -> Answer:
     """Return a response with the HTTP status that the SDK's table gives its error, 200 where there is none."""
     code = message.get("error", {}).get("code")
-    return Answer(ERROR_CODE_HTTP_STATUS.get(code, 200) if code is not None else 200, message)
+    return Answer(ERROR_CODE_HTTP_STATUS.get(code, 200) if code is not None else 200, encode(message))
 
 
 def has_envelope(value: Any) -> bool:

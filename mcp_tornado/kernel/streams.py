@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -36,6 +36,10 @@ def is_received(stream: str) -> bool:
     return stream == STANDALONE or stream.startswith(_BACKGROUND)
 
 
+Alive = Callable[[str], Awaitable[bool]]
+"""Says of a session's key whether the session lives."""
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """What goes out on a stream: a message, or `None` for a priming event; `id` is `None` where none is logged."""
@@ -45,12 +49,13 @@ class Frame:
 
 
 class StreamReader:
-    """Follows streams of a session in its event log, until a final event or `close`.
+    """Follows streams of a session in its event log, until a final event, the session's end, or `close`.
 
     Args:
         log: The log that is read.
         key: Whose events.
         after: The event to start after; `None` for the oldest kept.
+        alive: Says whether the session still lives.
         shows: Which streams are shown.
         follows_one: Whether one stream is shown, so that its final event is the end.
     """
@@ -61,14 +66,16 @@ class StreamReader:
         key: str,
         *,
         after: str | None,
+        alive: Alive,
         shows: Callable[[str], bool],
         follows_one: bool = False,
     ) -> None:
         self.key = key
+        self.follows_one = follows_one
         self._log = log
         self._after = after
+        self._alive = alive
         self._shows = shows
-        self.follows_one = follows_one
         self._farewell: Frame | None = None
         self._closed = False
         self._abandoned = False
@@ -94,22 +101,30 @@ class StreamReader:
         Raises:
             SessionError: `STORE_UNAVAILABLE`.
         """
+        now = asyncio.get_running_loop().time
+        due = now() + keepalive
+        woken = False
         while not self._abandoned:
             events = await self._log.read(self.key, self._after)
             for event in events:
                 self._after = event.id
                 if self._shows(event.stream):
                     yield Frame(event.id, event.message)
+                    due = now() + keepalive
                     if self._abandoned:
                         break
                     if event.final and self.follows_one:
                         return
             if events:
+                woken = False
                 continue
-            if self._closed:
+            # Woken for nothing: the session may have ended, here or elsewhere.
+            if self._closed or (woken and not await self._alive(self.key)):
                 break
-            if not await self._wait(keepalive):
+            woken = await self._wait(max(0.0, due - now()))
+            if not woken:
                 yield None
+                due = now() + keepalive
         if self._farewell is not None:
             yield self._farewell
 

@@ -12,6 +12,7 @@ import orjson
 
 from mcp_tornado.log import get_logger
 from mcp_tornado.metrics import Metrics
+from mcp_tornado.sessions.encoding import encode
 from mcp_tornado.sessions.errors import (
     DuplicateSession,
     ErrorCode,
@@ -239,9 +240,9 @@ class SessionManager:
         """
 
         def apply(session: Session) -> Mapping[str, Any]:
-            state: dict[str, Any] = orjson.loads(orjson.dumps(session.state))
+            state: dict[str, Any] = orjson.loads(encode(session.state))
             change(state)
-            size = len(orjson.dumps(state))
+            size = len(encode(state))
             if size > self._rules.max_state_bytes:
                 raise StateTooLarge(
                     f"the session's state would be {size} bytes long, sessions.max_state_bytes allows "

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Final, Self
 
 import orjson
 
+from mcp_tornado.sessions.encoding import encode
 from mcp_tornado.sessions.errors import (
     DuplicateSession,
     RevisionConflict,
@@ -144,7 +145,7 @@ class MemoryStore(SessionStore, EventLog):
             expires_at=fields["expires_at"],
             revision=session.revision,
             principal=session.principal,
-            payload=orjson.dumps(fields),
+            payload=encode(fields),
         )
         self._records[session.key] = record
         self._index(session.key, record)
@@ -178,7 +179,7 @@ class MemoryStore(SessionStore, EventLog):
         fields: dict[str, Any] = {**record.to_session().to_dict(), **changes, "revision": record.revision + 1}
         self._unindex(key, record)
         self._recount(record.principal, fields["principal"])
-        record.payload = orjson.dumps(fields)
+        record.payload = encode(fields)
         record.revision = fields["revision"]
         record.principal = fields["principal"]
         record.last_seen_at, record.expires_at = fields["last_seen_at"], fields["expires_at"]
@@ -234,7 +235,7 @@ class MemoryStore(SessionStore, EventLog):
         if stream in log.ended:
             raise StreamEnded(stream)
         log.newest += 1
-        event = _StoredEvent(log.newest, stream, orjson.dumps(message), self._now(), final)
+        event = _StoredEvent(log.newest, stream, encode(message), self._now(), final)
         log.events.append(event)
         log.size += len(event.data)
         if final:

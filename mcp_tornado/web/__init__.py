@@ -11,11 +11,11 @@ from mcp_tornado.web.base import UnknownRoute
 from mcp_tornado.web.exchange import AbortHandler, ReceiveHandler, SendHandler
 from mcp_tornado.web.mcp import MCPHandler
 from mcp_tornado.web.operations import HealthHandler, MetricsHandler, ReadyHandler
-from mcp_tornado.web.services import SERVICES_KEY, Services
+from mcp_tornado.web.services import SERVICES_KEY, ActiveRequests, Services
 from mcp_tornado.web.session import SessionHandler
 from mcp_tornado.web.validation import SessionValidationMixin
 
-__all__ = ["SERVICES_KEY", "Services", "SessionValidationMixin", "UnknownRoute", "routes"]
+__all__ = ["SERVICES_KEY", "ActiveRequests", "Services", "SessionValidationMixin", "UnknownRoute", "routes"]
 
 
 def routes(services: Services) -> list[URLSpec]:

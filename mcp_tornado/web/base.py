@@ -17,10 +17,10 @@ from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, stream_request_body
 
 from mcp_tornado.kernel import Frame, InboundRequest, StandaloneExchange, StreamReader
-from mcp_tornado.kernel.messages import encode
 from mcp_tornado.log import INFO, get_logger
 from mcp_tornado.metrics import OTHER
 from mcp_tornado.sessions import ClientInfo, ErrorCode, SessionError
+from mcp_tornado.sessions.encoding import encode
 from mcp_tornado.web.services import Services
 from mcp_tornado.web.validation import SESSION_HEADER, SessionValidationMixin
 
@@ -101,6 +101,7 @@ class BaseHandler(SessionValidationMixin):
         if self.request.method != "OPTIONS" and self.request.method not in self.allowed:
             raise SessionError(ErrorCode.METHOD_NOT_ALLOWED)
         self._check_size()
+        self.services.active.enter(self)
         await super().prepare()
 
     def _check_host(self) -> None:
@@ -194,10 +195,14 @@ class BaseHandler(SessionValidationMixin):
         )
 
     def write_json(self, value: Any, status: int = 200) -> None:
-        """Write a JSON body."""
+        """Write a value as the JSON body."""
+        self.write_encoded(encode(value), status)
+
+    def write_encoded(self, body: bytes, status: int) -> None:
+        """Write a body that is JSON already."""
         self.set_status(status)
         self.set_header("Content-Type", JSON)
-        self.write(encode(value))
+        self.write(body)
 
     def write_nothing(self, status: int) -> None:
         """Answer without a body."""
@@ -303,6 +308,7 @@ class BaseHandler(SessionValidationMixin):
     def on_connection_close(self) -> None:
         """Let go of what the client no longer waits for."""
         super().on_connection_close()
+        self.services.active.leave(self)
         if self._exchange is not None:
             self._exchange.disconnect()
         if self._reader is not None:
@@ -310,6 +316,7 @@ class BaseHandler(SessionValidationMixin):
 
     def on_finish(self) -> None:
         """Count the request and log it."""
+        self.services.active.leave(self)
         request, metrics = self.request, self.services.metrics
         method = request.method if request.method in _METHODS else OTHER
         handler = type(self).__name__

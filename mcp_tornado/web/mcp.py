@@ -58,19 +58,21 @@ class MCPHandler(BaseHandler):
         """Handle one JSON-RPC message, or a batch."""
         session: Session | None = getattr(self, "session", None)
         raw = self.body()
-        if session is None and not raw and self._handshake_era and self._mode == "required":
+        body, malformed = _decoded(raw)
+        needs_one = session is None and self._handshake_era and self._mode == "required"
+        if needs_one and (not raw or (malformed is None and not _is_initialize(body))):
+            # Whoever has no session hears of that first, whatever else is wrong with the request.
             raise SessionError(ErrorCode.SESSION_REQUIRED)
         self._check_accept()
         self.check_content_type()
-        body = decode(raw)
+        if malformed is not None:
+            raise malformed
         if not self._handshake_era:
             await self._post_stateless(body)
-        elif is_object(body) and body.get("method") == "initialize" and "id" in body:
+        elif _is_initialize(body):
             await self._handshake(body, session)
         elif session is not None:
             await self._answer(await self.services.kernel.post(session, body, self.inbound()))
-        elif self._mode == "required":
-            raise SessionError(ErrorCode.SESSION_REQUIRED)
         else:
             await self._answer(self.services.kernel.without_session(body, self._version, self.inbound()))
 
@@ -101,16 +103,15 @@ class MCPHandler(BaseHandler):
             self.write_nothing(202)
             return
         if isinstance(exchange, Answer):
-            self.write_json(exchange.body, exchange.status)
+            self.write_encoded(exchange.body, exchange.status)
             return
         self._exchange = exchange
         answer = await exchange.answer()
         self._exchange = None
         if answer is not None:
-            self.write_json(answer.body, answer.status)
+            self.write_encoded(answer.body, answer.status)
             return
-        reader = exchange.reader()
-        await self.stream(reader, "response")
+        await self.stream(exchange.reader(), "response")
 
     async def get(self) -> None:
         """Stream what the server says unasked, or resume a stream."""
@@ -127,3 +128,15 @@ class MCPHandler(BaseHandler):
         """End the session."""
         await self.services.kernel.terminate(self.session)
         self.write_nothing(204)
+
+
+def _decoded(raw: bytes) -> tuple[Any, SessionError | None]:
+    """Return the JSON value of a body, or why it has none."""
+    try:
+        return decode(raw), None
+    except SessionError as malformed:
+        return None, malformed
+
+
+def _is_initialize(body: Any) -> bool:
+    return is_object(body) and body.get("method") == "initialize" and "id" in body

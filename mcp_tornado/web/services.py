@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
+
+from tornado.web import RequestHandler
 
 from mcp_tornado.config import Settings
 from mcp_tornado.kernel import Kernel
@@ -13,6 +17,33 @@ from mcp_tornado.web.guards import HostGuard, OriginGuard
 
 SERVICES_KEY: Final = "mcp_tornado"
 """Where an application's settings hold its services, for handlers that were not made by us."""
+
+
+class ActiveRequests:
+    """The requests that are being answered, so that a shutdown can wait for the answers to be written."""
+
+    def __init__(self) -> None:
+        self._handlers: set[RequestHandler] = set()
+        self._none = asyncio.Event()
+
+    def enter(self, handler: RequestHandler) -> None:
+        """Note that a handler begins."""
+        self._handlers.add(handler)
+
+    def leave(self, handler: RequestHandler) -> None:
+        """Note that a handler has finished, or has lost its client."""
+        self._handlers.discard(handler)
+        if not self._handlers:
+            self._none.set()
+
+    async def finished(self, timeout: float) -> None:
+        """Wait until nothing is being answered, at most `timeout` seconds."""
+        self._none.clear()
+        if not self._handlers:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._none.wait()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,3 +56,4 @@ class Services:
     metrics: Metrics
     hosts: HostGuard
     origins: OriginGuard
+    active: ActiveRequests

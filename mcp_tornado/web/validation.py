@@ -11,9 +11,10 @@ import structlog
 from tornado.web import RequestHandler
 
 from mcp_tornado.kernel import HANDSHAKE_VERSIONS
-from mcp_tornado.kernel.messages import encode, error
+from mcp_tornado.kernel.messages import error
 from mcp_tornado.log import get_logger
 from mcp_tornado.sessions import ErrorCode, Session, SessionError, short_key
+from mcp_tornado.sessions.encoding import encode
 from mcp_tornado.web.services import SERVICES_KEY, Services
 
 _log = get_logger(__name__)
@@ -39,8 +40,8 @@ class SessionValidationMixin(RequestHandler):
     that the table names, and none of the methods run. A handler with a `prepare()` of its own awaits
     `super().prepare()` first, and returns where `self._finished` says that the request was answered.
 
-    The handler's application must be an `MCPApplication`, or have its settings:
-    `application.settings.update(mcp_application.settings)`.
+    The handler's application must be an `MCPApplication`, or share what one checks sessions with:
+    `existing.settings["mcp_tornado"] = mcp_application.settings["mcp_tornado"]`.
     """
 
     session_required: ClassVar[bool] = True
@@ -55,8 +56,8 @@ class SessionValidationMixin(RequestHandler):
         services = self.application.settings.get(SERVICES_KEY)
         if not isinstance(services, Services):
             raise RuntimeError(
-                "this application knows no sessions: create it with mcp_tornado.create_app, or give it the settings "
-                "of one that is: application.settings.update(mcp_application.settings)"
+                "this application knows no sessions: create it with mcp_tornado.create_app, or share one's: "
+                'existing.settings["mcp_tornado"] = mcp_application.settings["mcp_tornado"]'
             )
         return services
 
