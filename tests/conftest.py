@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
+import psutil
 import pytest
 
 
@@ -9,3 +12,14 @@ import pytest
 def anyio_backend() -> str:
     """Asynchronous tests run on asyncio: that is what Tornado runs on."""
     return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left_behind() -> Generator[None]:
+    """No process and no socket outlives the tests that made it."""
+    this = psutil.Process()
+    before = {(connection.laddr, connection.raddr) for connection in this.net_connections()}
+    yield
+    assert this.children(recursive=True) == []
+    left = {(connection.laddr, connection.raddr) for connection in this.net_connections()} - before
+    assert left == set()

@@ -842,7 +842,7 @@ class TestTheFileOfTheRepository:
         }
 
         assert changed == {
-            "development": {"log.level": "DEBUG"},
+            "development": {"log.format": "console"},
             "testing": {"server.port": 0, "log.level": "WARNING"},
             "production": {"log.format": "json"},
         }

@@ -1,0 +1,168 @@
+"""What the README shows is what happens: its examples are run as they stand, on another port."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from mcp_tornado.config import describe, load_settings
+
+REPOSITORY = Path(__file__).parents[1]
+README = (REPOSITORY / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+DEADLINE = 30.0
+
+
+def block(language: str, containing: str) -> str:
+    """Return the one code block of a language that holds a text."""
+    found = [text for name, text in BLOCKS if name == language and containing in text]
+    assert len(found) == 1, f"{len(found)} blocks of {language} hold {containing!r}"
+    return found[0]
+
+
+def environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MCP_TORNADO_")}
+    return {**kept, "PATH": f"{Path(sys.executable).parent}:{kept['PATH']}"}
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def directory(tmp_path: Path, port: int) -> Path:
+    """A directory with every file that the README shows."""
+    for language, text in BLOCKS:
+        name = re.match(r"# (\w+\.py)\n", text)
+        if language == "python" and name is not None:
+            (tmp_path / name[1]).write_text(text.replace("8000", str(port)))
+    return tmp_path
+
+
+@contextmanager
+def serving(command: list[str], directory: Path, port: int) -> Generator[str]:
+    process = subprocess.Popen(
+        command, cwd=directory, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    origin = f"http://127.0.0.1:{port}"
+    try:
+        for _ in attempts():
+            assert process.poll() is None, process.stderr.read() if process.stderr is not None else ""
+            try:
+                if httpx.get(f"{origin}/healthz").status_code == 200:
+                    break
+            except httpx.TransportError:
+                continue
+        yield origin
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=DEADLINE)
+
+
+def attempts() -> Iterator[None]:
+    until = time.monotonic() + DEADLINE
+    while time.monotonic() < until:
+        yield
+        time.sleep(0.05)
+    pytest.fail("nothing listens")
+
+
+def test_a_server_of_ones_own_is_served_and_called_with_the_sdks_client(directory: Path, port: int) -> None:
+    command = shlex.split(block("sh", "serve weather.py:server --port").replace("8000", str(port)))
+    with serving(command, directory, port):
+        called = subprocess.run(
+            shlex.split(block("sh", "python client.py")),
+            cwd=directory,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=False,
+        )
+    assert called.stdout == "Sunny in Oslo\n", called.stderr
+
+
+def test_a_call_is_sent_received_and_aborted_with_curl(directory: Path, port: int) -> None:
+    script = "set -euo pipefail\n" + block("sh", "URL=").replace("8000", str(port))
+    with serving(["mcp-tornado", "serve", "--port", str(port)], directory, port):
+        ran = subprocess.run(
+            ["bash", "-c", script], capture_output=True, text=True, timeout=DEADLINE, check=False
+        )
+    assert ran.returncode == 0, ran.stderr
+    assert '{"accepted":1}{"events":[' in ran.stdout
+    assert '"method":"notifications/progress","params":{"progressToken":"p","progress":1' in ran.stdout
+    streamed = [json.loads(data) for data in re.findall(r"^data: (.*)$", ran.stdout, re.MULTILINE)]
+    assert [message.get("method", message.get("id")) for message in streamed] == [
+        "notifications/progress",
+        "notifications/progress",
+        1,
+    ]
+    assert streamed[-1]["result"]["content"][0]["text"] == "2 steps done"
+    assert '{"accepted":2}{"aborted":2}{"key":"' in ran.stdout
+
+
+@pytest.mark.parametrize("name", ["embedded.py", "existing.py"])
+def test_it_runs_inside_a_tornado_application(directory: Path, port: int, name: str) -> None:
+    with serving([sys.executable, name], directory, port) as origin:
+        session_id = httpx.post(f"{origin}/mcp/session").headers["Mcp-Session-Id"]
+        shown = httpx.get(f"{origin}/mcp/session", headers={"Mcp-Session-Id": session_id})
+        assert shown.json()["protocolVersion"] == "2025-11-25"
+
+
+def test_a_handler_of_ones_own_is_protected(directory: Path, port: int) -> None:
+    with serving([sys.executable, "embedded.py"], directory, port) as origin:
+        refused = httpx.post(f"{origin}/upload", content=b"12345")
+        assert (refused.status_code, refused.json()["error"]["data"]["code"]) == (400, "SESSION_REQUIRED")
+        made = httpx.post(f"{origin}/mcp/session", json={"clientInfo": {"name": "me", "version": "1"}})
+        headers = {"Mcp-Session-Id": made.headers["Mcp-Session-Id"]}
+        assert httpx.post(f"{origin}/upload", content=b"12345", headers=headers).json() == {"bytes": 5, "of": "me"}
+
+
+def test_the_settings_for_a_network_are_taken(tmp_path: Path) -> None:
+    text = block("toml", "allowed_hosts")
+    assert tomllib.loads(text)
+    (tmp_path / "settings.toml").write_text(text)
+    settings = load_settings(env="production", directory=tmp_path).settings
+    assert settings.server.allowed_hosts == ("mcp.example.com",)
+    assert settings.server.host == "0.0.0.0"
+
+
+def test_the_table_names_every_setting_with_its_default(tmp_path: Path) -> None:
+    rows = re.findall(r"^\| (`[^|]+) \| ([^|]+) \|", README, re.MULTILINE)
+    told: dict[str, str] = {}
+    for names, defaults in rows:
+        keys = re.findall(r"`([^`]+)`", names)
+        values = re.findall(r"`([^`]+)`", defaults) or [defaults.strip()] * len(keys)
+        told |= dict(zip(keys, values, strict=True))
+    real = {key: value for key, value, _ in describe(load_settings(directory=tmp_path))}
+    assert told.keys() == real.keys()
+    for key, value in real.items():
+        if told[key] != "loopback names":
+            shown = str(value).lower() if isinstance(value, bool) else str(value)
+            assert told[key] == shown, key
+
+
+def test_the_command_that_shows_the_settings_works(tmp_path: Path) -> None:
+    command = block("sh", "mcp-tornado config")
+    shown = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True
+    )
+    (line,) = [line for line in shown.stdout.splitlines() if line.startswith("sessions.idle_timeout_seconds")]
+    assert line.split() == ["sessions.idle_timeout_seconds", "600", "MCP_TORNADO_SESSIONS__IDLE_TIMEOUT_SECONDS"]
