@@ -67,6 +67,9 @@ class Metrics:
         )
         Info("mcp_tornado_build", "The running version", registry=registry).info({"version": version})
         self._tools: set[str] = set()
+        # Looking a label up takes a lock and a dict of strings: the few series there are, are kept at hand.
+        self._tool_series: dict[tuple[str, str], Counter] = {}
+        self._request_series: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def count_tool_call(self, tool: object, outcome: str) -> None:
         """Count a finished call; `tool` is what the client sent as the name.
@@ -80,7 +83,23 @@ class Metrics:
                 self._tools.add(tool)
             if tool in self._tools:
                 name = tool
-        self.tool_calls.labels(name, outcome).inc()
+        series = self._tool_series.get((name, outcome))
+        if series is None:
+            series = self._tool_series[name, outcome] = self.tool_calls.labels(name, outcome)
+        series.inc()
+
+    def count_request(self, handler: str, method: str, code: int, seconds: float | None) -> None:
+        """Count an answered HTTP request; `seconds` is what it took, `None` for a stream."""
+        series = self._request_series.get((handler, method, code))
+        if series is None:
+            series = (
+                self.http_requests.labels(handler, method, str(code)),
+                self.http_duration.labels(handler, method),
+            )
+            self._request_series[handler, method, code] = series
+        series[0].inc()
+        if seconds is not None:
+            series[1].observe(seconds)
 
     def render(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final
 
 import anyio
@@ -24,6 +24,9 @@ from mcp_tornado.metrics import Metrics
 from mcp_tornado.sessions import ERRORS, ErrorCode, SessionError, short_key
 
 _log = get_logger(__name__)
+
+Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
+"""Starts a task that the kernel keeps and waits for at its end."""
 
 TRANSPORT_KIND: Final = "streamable-http"
 
@@ -142,32 +145,51 @@ class CallContext:
 
 
 class Call:
-    """A running request of a session. It outlives the POST that brought it, and is answered exactly once."""
+    """A running request of a session. It outlives the POST that brought it, and is answered exactly once.
 
-    def __init__(self, request: Request, context: CallContext, stream: ResponseStream, metrics: Metrics) -> None:
+    Args:
+        request: The request.
+        context: What its handler sees.
+        stream: What takes the answer.
+        metrics: Counts tool calls.
+        spawn: Starts a task that the kernel waits for at its end.
+    """
+
+    def __init__(
+        self, request: Request, context: CallContext, stream: ResponseStream, *, metrics: Metrics, spawn: Spawn
+    ) -> None:
         self.request = request
         self.stream = stream
         self._context = context
         self._metrics = metrics
-        self._scope = anyio.CancelScope()
+        self._spawn = spawn
+        self._task: asyncio.Task[None] | None = None
         self._settled = False
         self._settling: asyncio.Task[None] | None = None
 
-    async def run(self, on_request: OnRequest, succeeded: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Run the handler and answer.
+    def start(
+        self, on_request: OnRequest, succeeded: Callable[[], Awaitable[None]] | None = None
+    ) -> asyncio.Task[None]:
+        """Run the handler in a task of its own, to its answer.
 
         Args:
             on_request: The kernel's entry.
             succeeded: Awaited after a success, before the answer.
         """
+        self._task = self._spawn(self._run(on_request, succeeded))
+        return self._task
+
+    async def _run(self, on_request: OnRequest, succeeded: Callable[[], Awaitable[None]] | None) -> None:
         answer, outcome = None, "cancelled"
-        with self._scope:
+        try:
             answer, outcome = await self._outcome(on_request, succeeded)
+        except asyncio.CancelledError:
+            if self._settling is None:  # not one call but the whole kernel is ended
+                raise
         if self.request.method == "tools/call":
             self._metrics.count_tool_call((self.request.params or {}).get("name"), outcome)
         if answer is not None:
             await self._settle(answer)
-        await self.settled()
 
     async def _outcome(
         self, on_request: OnRequest, succeeded: Callable[[], Awaitable[None]] | None
@@ -181,9 +203,10 @@ class Call:
             return failure(request.id, exception), "error"
         return messages.result(request.id, value), "error" if value.get("isError") is True else "ok"
 
-    async def refuse(self, error: SessionError) -> None:
+    def refuse(self, error: SessionError) -> asyncio.Task[None]:
         """Answer with an error instead of running the handler."""
-        await self._settle(messages.error(self.request.id, error.to_error()))
+        self._task = self._spawn(self._settle(messages.error(self.request.id, error.to_error())))
+        return self._task
 
     def cancel(self) -> None:
         """Cancel because the client asked for it: the answer is -32800, at once."""
@@ -200,8 +223,9 @@ class Call:
         # The answer does not wait for the handler: a plain function in a thread cannot be interrupted.
         if self._settling is None and not self._settled:
             answer = messages.error(self.request.id, error)
-            self._settling = asyncio.ensure_future(self._settle(answer, status))
-        self._scope.cancel()
+            self._settling = self._spawn(self._settle(answer, status))
+        if self._task is not None:
+            self._task.cancel()
 
     async def _settle(self, answer: JSONObject, status: int = 200) -> None:
         if self._settled:

@@ -24,12 +24,12 @@ from mcp_tornado.kernel.readers import Readers
 from mcp_tornado.kernel.responses import Answer, ResponseStream, SessionExchange
 from mcp_tornado.kernel.stateless import LISTEN, StandaloneExchange, StatelessEra
 from mcp_tornado.kernel.streams import (
+    BACKGROUND,
+    RESPONSE,
     STANDALONE,
     StreamReader,
-    background_stream,
     is_received,
     just_before,
-    response_stream,
 )
 from mcp_tornado.log import get_logger
 from mcp_tornado.metrics import Metrics
@@ -175,7 +175,7 @@ class Kernel:
             stream = ResponseStream(
                 self._log,
                 session.key,
-                response_stream(),
+                RESPONSE,
                 alive=self._lives,
                 expected=len(requests),
                 primed=is_version_at_least(session.protocol_version, _PRIMED_SINCE),
@@ -200,7 +200,7 @@ class Kernel:
             if message.method == "initialize":
                 raise SessionError(ErrorCode.INVALID_REQUEST, "initialize is sent to the MCP endpoint itself")
             self._check_draining()
-            stream = ResponseStream(self._log, session.key, background_stream(), alive=self._lives)
+            stream = ResponseStream(self._log, session.key, BACKGROUND, alive=self._lives)
             await stream.open()
         await self._handle(session, [message], stream, inbound)
         return message.id if isinstance(message, Request) else None
@@ -259,17 +259,17 @@ class Kernel:
             close_stream=stream.detach if resumable else None,
             close_standalone=partial(_close_standalone, self._readers, session.key) if resumable else None,
         )
-        call = Call(request, context, stream, self._metrics)
+        call = Call(request, context, stream, metrics=self._metrics, spawn=self._spawn)
         self._calls.setdefault(session.key, []).append(call)
         journaled = request.method in JOURNALED_METHODS
         if journaled and not has_room(session.journal, request.method, request.params or {}):
             full = SessionError(ErrorCode.INVALID_REQUEST, "This session has too many subscriptions: end some first")
-            run = call.refuse(full)
+            task = call.refuse(full)
         elif journaled:
-            run = call.run(connection.on_request, partial(self._journal, session.key, connection, request))
+            task = call.start(connection.on_request, partial(self._journal, session.key, connection, request))
         else:
-            run = call.run(connection.on_request)
-        self._spawn(run).add_done_callback(lambda _: self._call_done(session.key, call))
+            task = call.start(connection.on_request)
+        task.add_done_callback(lambda _: self._call_done(session.key, call))
 
     def _call_done(self, key: str, call: Call) -> None:
         calls = self._calls[key]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mcp_tornado.kernel import messages
-from mcp_tornado.kernel.streams import Alive, StreamReader, just_before
+from mcp_tornado.kernel.streams import Alive, StreamReader, just_before, new_stream
 from mcp_tornado.log import get_logger
 from mcp_tornado.sessions import ErrorCode, EventLog, SessionError, SessionGone, StreamEnded, short_key
 from mcp_tornado.sessions.encoding import encode
@@ -43,7 +43,7 @@ class ResponseStream:
     Args:
         log: The session's event log.
         key: The session's key.
-        name: The stream's name.
+        prefix: How the stream's name begins.
         alive: Says whether the session still lives.
         expected: How many requests will be answered.
         primed: Whether the stream begins with a priming event (MCP 2025-11-25, basic/transports).
@@ -55,7 +55,7 @@ class ResponseStream:
         self,
         log: EventLog,
         key: str,
-        name: str,
+        prefix: str,
         *,
         alive: Alive,
         expected: int = 1,
@@ -64,9 +64,11 @@ class ResponseStream:
         may_stream: bool = True,
     ) -> None:
         self.key = key
-        self.name = name
+        self.name: str | None = None
+        """The stream's name in the log; `None` while nothing is written."""
         self.may_stream = may_stream
         self._log = log
+        self._prefix = prefix
         self._alive = alive
         self._missing = expected
         self._primed = primed
@@ -75,8 +77,8 @@ class ResponseStream:
         self._status = 200
         self._opened = False
         self._first_id: str | None = None
-        self._lock = asyncio.Lock()
-        self._decided = asyncio.Event()
+        self._writing: asyncio.Lock | None = None
+        self._waiter: asyncio.Future[None] | None = None
         self._abandoned = False
         self._reader: StreamReader | None = None
         self._detached = False
@@ -88,14 +90,26 @@ class ResponseStream:
             Whether the answer is at hand, or the client is gone; else a stream is called for.
         """
         if self._missing and not self._opened and not self._abandoned:
-            self._decided.clear()
-            timer = asyncio.get_running_loop().call_later(patience, self._decided.set) if patience is not None else None
+            loop = asyncio.get_running_loop()
+            self._waiter = loop.create_future()
+            timer = loop.call_later(patience, self._decide) if patience is not None else None
             try:
-                await self._decided.wait()
+                await self._waiter
             finally:
+                self._waiter = None
                 if timer is not None:
                     timer.cancel()
         return self._abandoned or (not self._opened and not self._missing)
+
+    def _decide(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _lock(self) -> asyncio.Lock:
+        """Return what keeps the order of the writes; an answer that is never streamed needs none."""
+        if self._writing is None:
+            self._writing = asyncio.Lock()
+        return self._writing
 
     def answer(self) -> Answer:
         """Return the JSON answer; call it only after `answered` said that it is at hand."""
@@ -105,7 +119,7 @@ class ResponseStream:
     def abandon(self) -> None:
         """Say that the client has hung up: the requests go on, but nobody waits for a JSON answer."""
         self._abandoned = True
-        self._decided.set()
+        self._decide()
 
     async def open(self) -> None:
         """Become a stream, if it is not one yet: write the priming event, where there is one, and go to the log.
@@ -114,21 +128,23 @@ class ResponseStream:
             SessionError: `STORE_UNAVAILABLE`; it is no stream then.
             SessionGone: The session has ended.
         """
-        async with self._lock:
+        async with self._lock():
             await self._open()
 
     async def _open(self) -> None:
         if self._opened:
             return
         if self._primed:
-            self._first_id = await self._log.append(self.key, self.name, None)
+            await self._append(None)
         self._opened = True
         answers, self._answers = self._answers, []
         for index, (message, _) in enumerate(answers, start=1):
             await self._append(message, final=index == len(answers) and not self._missing)
-        self._decided.set()
+        self._decide()
 
-    async def _append(self, message: Mapping[str, Any], *, final: bool = False) -> None:
+    async def _append(self, message: Mapping[str, Any] | None, *, final: bool = False) -> None:
+        if self.name is None:
+            self.name = new_stream(self._prefix)
         event_id = await self._log.append(self.key, self.name, message, final=final)
         if self._first_id is None:
             self._first_id = event_id
@@ -137,13 +153,13 @@ class ResponseStream:
         """Send a notification or a request of the server's; dropped where there can be no stream any more."""
         if not self.may_stream:
             return
-        async with self._lock:
+        async with self._lock():
             if not self._missing:
                 return
             try:
                 await self._open()
                 await self._append(message)
-                self._decided.set()
+                self._decide()
             except (SessionGone, StreamEnded):
                 _log.debug("message.dropped", session=short_key(self.key), method=message.get("method"))
 
@@ -152,20 +168,27 @@ class ResponseStream:
 
         Where the session has ended or the store fails, a client that is still connected gets it all the same.
         """
-        async with self._lock:
-            self._missing -= 1
-            self._status = status
-            message, body = encoded(message)
+        message, body = encoded(message)
+        if self._writing is None:
+            self._collect(message, body, status)
+            return
+        async with self._writing:
             if not self._opened:
-                self._answers.append((message, body))
-                if not self._missing:
-                    self._decided.set()
+                self._collect(message, body, status)
                 return
+            self._missing -= 1
             try:
                 await self._append(message, final=not self._missing)
             except (SessionError, SessionGone, StreamEnded):
                 if self._reader is not None:
                     self._reader.close(message)
+
+    def _collect(self, message: Mapping[str, Any], body: bytes, status: int) -> None:
+        self._missing -= 1
+        self._status = status
+        self._answers.append((message, body))
+        if not self._missing:
+            self._decide()
 
     def reader(self) -> StreamReader:
         """Return who reads the stream for the POST it answers."""

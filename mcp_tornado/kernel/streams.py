@@ -12,28 +12,20 @@ from mcp_tornado.sessions import EventId, EventLog
 
 STANDALONE: Final = "get"
 """What the server says unasked: the stream of GET `/mcp`."""
-_BACKGROUND: Final = "send-"
-_RESPONSE: Final = "post-"
+RESPONSE: Final = "post-"
+"""How the name of a POST's stream begins."""
+BACKGROUND: Final = "send-"
+"""How the name of the stream of a call of `/mcp/send` begins."""
 
 
-def response_stream() -> str:
-    """Return a new name for the stream of one POST; request ids are no names, for clients reuse them."""
-    return _RESPONSE + secrets.token_urlsafe(6)
-
-
-def background_stream() -> str:
-    """Return a new name for the stream of one call of `/mcp/send`."""
-    return _BACKGROUND + secrets.token_urlsafe(6)
-
-
-def is_response_stream(stream: str) -> bool:
-    """Say whether a stream belongs to one POST or one call of `/mcp/send`."""
-    return stream.startswith((_RESPONSE, _BACKGROUND))
+def new_stream(prefix: str) -> str:
+    """Return a new name for a stream; request ids are no names, for clients reuse them."""
+    return prefix + secrets.token_urlsafe(6)
 
 
 def is_received(stream: str) -> bool:
     """Say whether `/mcp/receive` shows a stream: the standalone one, and those of `/mcp/send`."""
-    return stream == STANDALONE or stream.startswith(_BACKGROUND)
+    return stream == STANDALONE or stream.startswith(BACKGROUND)
 
 
 Alive = Callable[[str], Awaitable[bool]]

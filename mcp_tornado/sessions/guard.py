@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from typing import Any, Final, TypeVar, cast
 
 from mcp_tornado.log import get_logger
 from mcp_tornado.metrics import Metrics
@@ -19,6 +19,40 @@ STORE_TIME_LIMIT: Final = 5.0
 """Seconds after which a store counts as unavailable."""
 
 
+class _Begun(Awaitable[_T]):
+    """An operation whose first step was taken here and now.
+
+    A store in memory has its answer then, which spares the timer; any other is awaited for the rest.
+    """
+
+    def __init__(self, call: Coroutine[Any, Any, _T]) -> None:
+        self._call = call
+        self._waits_for: Any = None
+        self._result: _T | None = None
+        self.done = False
+        try:
+            self._waits_for = call.send(None)
+        except StopIteration as stop:
+            self.done, self._result = True, stop.value
+
+    def result(self) -> _T:
+        """Return the answer of an operation that is done."""
+        return cast(_T, self._result)
+
+    def __await__(self) -> Generator[Any, Any, _T]:
+        waits_for = self._waits_for
+        try:
+            while True:
+                try:
+                    sent = yield waits_for
+                except BaseException as error:
+                    waits_for = self._call.throw(error)
+                else:
+                    waits_for = self._call.send(sent)
+        except StopIteration as stop:
+            return stop.value
+
+
 class StoreGuard:
     """Runs store operations: measures them, bounds them in time, and tells of failures in one way."""
 
@@ -26,7 +60,7 @@ class StoreGuard:
         self._metrics = metrics
         self._observe: dict[str, Callable[[float], None]] = {}
 
-    async def run(self, operation: str, call: Awaitable[_T], *, limit: float = STORE_TIME_LIMIT) -> _T:
+    async def run(self, operation: str, call: Coroutine[Any, Any, _T], *, limit: float = STORE_TIME_LIMIT) -> _T:
         """Await one operation of a store.
 
         Args:
@@ -43,8 +77,11 @@ class StoreGuard:
             observe = self._observe[operation] = self._metrics.store_duration.labels(operation).observe
         started = time.perf_counter()
         try:
+            begun = _Begun(call)
+            if begun.done:
+                return begun.result()
             async with asyncio.timeout(limit):
-                return await call
+                return await begun
         except (StoreUnavailable, OSError) as error:  # a TimeoutError is an OSError
             self._failed(operation, error)
             raise SessionError(ErrorCode.STORE_UNAVAILABLE) from error

@@ -94,7 +94,6 @@ class BaseHandler(SessionValidationMixin):
 
     async def prepare(self) -> None:
         """Check Host, Origin, size and session, in this order."""
-        structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=secrets.token_hex(4), client=self.request.remote_ip)
         self._check_host()
         self._check_origin()
@@ -319,11 +318,10 @@ class BaseHandler(SessionValidationMixin):
         self.services.active.leave(self)
         request, metrics = self.request, self.services.metrics
         method = request.method if request.method in _METHODS else OTHER
-        handler = type(self).__name__
-        metrics.http_requests.labels(handler, method, str(self.get_status())).inc()
         seconds = request.request_time()
-        if not self._streamed:
-            metrics.http_duration.labels(handler, method).observe(seconds)
+        metrics.count_request(
+            type(self).__name__, method or OTHER, self.get_status(), None if self._streamed else seconds
+        )
         if _log.enabled(INFO):
             _log.info(
                 "http.request",
