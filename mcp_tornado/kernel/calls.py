@@ -26,7 +26,7 @@ from mcp_tornado.sessions import ERRORS, ErrorCode, SessionError, short_key
 _log = get_logger(__name__)
 
 Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
-"""Starts a task that the kernel keeps and waits for at its end."""
+"""Starts a task that the kernel waits for at its end."""
 
 TRANSPORT_KIND: Final = "streamable-http"
 
@@ -170,13 +170,13 @@ class Call:
     def start(
         self, on_request: OnRequest, succeeded: Callable[[], Awaitable[None]] | None = None
     ) -> asyncio.Task[None]:
-        """Run the handler in a task of its own, to its answer.
+        """Run the handler in a task of its own, to its answer, and return that task.
 
         Args:
             on_request: The kernel's entry.
             succeeded: Awaited after a success, before the answer.
         """
-        self._task = self._spawn(self._run(on_request, succeeded))
+        self._task = asyncio.create_task(self._run(on_request, succeeded))
         return self._task
 
     async def _run(self, on_request: OnRequest, succeeded: Callable[[], Awaitable[None]] | None) -> None:
@@ -205,7 +205,7 @@ class Call:
 
     def refuse(self, error: SessionError) -> asyncio.Task[None]:
         """Answer with an error instead of running the handler."""
-        self._task = self._spawn(self._settle(messages.error(self.request.id, error.to_error())))
+        self._task = asyncio.create_task(self._settle(messages.error(self.request.id, error.to_error())))
         return self._task
 
     def cancel(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from mcp_tornado.kernel import messages
 from mcp_tornado.kernel.calls import Call, CallContext
 from mcp_tornado.kernel.connections import ConnectionPool, SessionConnection
 from mcp_tornado.kernel.handshake import Handshake, Initialized
-from mcp_tornado.kernel.hosting import HostedServer
+from mcp_tornado.kernel.hosting import HostedServer, without_idle_tracing
 from mcp_tornado.kernel.inbound import InboundRequest
 from mcp_tornado.kernel.messages import CALL_LOST, JSONObject, Message, Notification, Reply, Request, RequestId
 from mcp_tornado.kernel.outgoing import OutgoingRequests
@@ -104,7 +104,9 @@ class Kernel:
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
         """Enter the server's lifespan and keep busy sessions alive; on leaving, end whatever still runs."""
-        async with self._server.lifespan(self._server) as lifespan_state:
+        async with AsyncExitStack() as stack:
+            stack.enter_context(without_idle_tracing(self._server))
+            lifespan_state = await stack.enter_async_context(self._server.lifespan(self._server))
             connect = partial(SessionConnection, self._server, lifespan_state, self._log, self._outgoing)
             self._pool = ConnectionPool(connect, self._calls.__contains__)
             self._handshake = Handshake(self._manager, self._pool, self._outgoing, issue_sessions=self._issue_sessions)
@@ -269,9 +271,11 @@ class Kernel:
             task = call.start(connection.on_request, partial(self._journal, session.key, connection, request))
         else:
             task = call.start(connection.on_request)
-        task.add_done_callback(lambda _: self._call_done(session.key, call))
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._call_done, session.key, call))
 
-    def _call_done(self, key: str, call: Call) -> None:
+    def _call_done(self, key: str, call: Call, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
         calls = self._calls[key]
         calls.remove(call)
         if not calls:
