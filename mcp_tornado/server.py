@@ -11,18 +11,16 @@ import threading
 from importlib.metadata import version
 from typing import Final
 
-from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from mcp_tornado.app import MCPApplication, app_from_settings
 from mcp_tornado.config import ConfigError, Settings
+from mcp_tornado.httpserver import Server
 from mcp_tornado.log import get_logger
 
 _log = get_logger(__name__)
 
 _EXIT_SECONDS: Final = 3.0
-_KEEPALIVE_SECONDS: Final = 120
-"""After how long an idle connection is probed."""
 _GC_THRESHOLD: Final = 10_000
 """Python looks for cycles after so many new objects; its own 700 is less than one request makes."""
 
@@ -54,7 +52,8 @@ async def serve(server: object, settings: Settings) -> None:
     stop = _stop_on_signals()
     sockets = bind_sockets(settings.server.port, settings.server.host)
     async with app.lifespan():
-        http = _listen(app, sockets, xheaders=settings.server.xheaders)
+        http = Server(app, xheaders=settings.server.xheaders)
+        await http.listen(sockets)
         _settle_memory()
         _log.info("server.started", version=version("mcp-tornado"), pid=os.getpid(), url=_url(settings, sockets[0]))
         await stop.wait()
@@ -70,19 +69,6 @@ def _exit_despite_threads() -> None:
     last_resort.start()
 
 
-def _listen(app: MCPApplication, sockets: list[socket.socket], *, xheaders: bool) -> HTTPServer:
-    http = HTTPServer(app, xheaders=xheaders)
-    # Tornado watches every kept-alive connection with a timer of an hour, at a tenth of the cost of a small call.
-    # The kernel's keep-alive finds peers that are gone sooner, and costs a call nothing.
-    http.conn_params.header_timeout = None
-    for listening in sockets:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if hasattr(socket, "TCP_KEEPIDLE"):
-            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_SECONDS)
-    http.add_sockets(sockets)
-    return http
-
-
 def _settle_memory() -> None:
     """Take what was loaded at the start out of the garbage collector's sight: it lives as long as the process."""
     gc.collect()
@@ -90,7 +76,7 @@ def _settle_memory() -> None:
     gc.set_threshold(_GC_THRESHOLD)
 
 
-async def _drain(app: MCPApplication, http: HTTPServer, grace: float) -> None:
+async def _drain(app: MCPApplication, http: Server, grace: float) -> None:
     _log.info("server.draining", grace_seconds=grace)
     # Connections are still accepted: a load balancer needs to see /readyz turn 503.
     await app.drain(grace)
