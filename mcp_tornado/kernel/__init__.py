@@ -6,13 +6,14 @@ from mcp_tornado.kernel.inbound import InboundRequest
 from mcp_tornado.kernel.kernel import Kernel
 from mcp_tornado.kernel.responses import Answer, SessionExchange
 from mcp_tornado.kernel.stateless import StandaloneExchange, has_envelope
-from mcp_tornado.kernel.streams import Frame, StreamReader
+from mcp_tornado.kernel.streams import Frame, FrameReader, StreamReader
 
 __all__ = [
     "HANDSHAKE_VERSIONS",
     "STATELESS_VERSIONS",
     "Answer",
     "Frame",
+    "FrameReader",
     "HostedServer",
     "InboundRequest",
     "Initialized",

@@ -50,6 +50,12 @@ def failure(request_id: RequestId, exception: Exception) -> dict[str, Any]:
     return messages.error(request_id, SessionError(ErrorCode.INTERNAL_ERROR).to_error())
 
 
+def lost(code: ErrorCode) -> tuple[dict[str, Any], int]:
+    """Return the error object and the HTTP status for a call whose result can no longer come."""
+    spec = ERRORS[code]
+    return {"code": CALL_LOST, "message": spec.message, "data": {"code": code.value}}, spec.status
+
+
 class CallContext:
     """What the SDK's kernel is given for one message of a session: the SDK's `DispatchContext`.
 
@@ -215,9 +221,7 @@ class Call:
 
     def abort(self, code: ErrorCode) -> None:
         """Cancel because the session ends, or the server does: the answer says so, at once."""
-        spec = ERRORS[code]
-        error = {"code": CALL_LOST, "message": spec.message, "data": {"code": code.value}}
-        self._end(error, spec.status)
+        self._end(*lost(code))
 
     def _end(self, error: JSONObject, status: int) -> None:
         # The answer does not wait for the handler: a plain function in a thread cannot be interrupted.

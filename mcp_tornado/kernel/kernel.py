@@ -18,7 +18,7 @@ from mcp_tornado.kernel.connections import ConnectionPool, SessionConnection
 from mcp_tornado.kernel.handshake import Handshake, Initialized
 from mcp_tornado.kernel.hosting import HostedServer, without_idle_tracing
 from mcp_tornado.kernel.inbound import InboundRequest
-from mcp_tornado.kernel.messages import CALL_LOST, JSONObject, Message, Notification, Reply, Request, RequestId
+from mcp_tornado.kernel.messages import JSONObject, Message, Notification, Reply, Request, RequestId
 from mcp_tornado.kernel.outgoing import OutgoingRequests
 from mcp_tornado.kernel.readers import Readers
 from mcp_tornado.kernel.responses import Answer, ResponseStream, SessionExchange
@@ -148,12 +148,15 @@ class Kernel:
             SessionError: `STORE_UNAVAILABLE`.
         """
         await self._manager.terminate(session.key)
-        self._forget(session.key)
+        await self._forget(session.key)
 
-    def _forget(self, key: str) -> None:
-        """End what a session that is gone still has in this process."""
-        for call in list(self._calls.get(key, ())):
+    async def _forget(self, key: str) -> None:
+        """End what a session that is gone still has in this process; whoever waits for a call is told first."""
+        calls = list(self._calls.get(key, ()))
+        for call in calls:
             call.abort(ErrorCode.SESSION_NOT_FOUND)
+        for call in calls:
+            await call.settled()
         self._readers.close(key)
         self._pool.drop(key)
 
@@ -178,7 +181,6 @@ class Kernel:
                 self._log,
                 session.key,
                 RESPONSE,
-                alive=self._lives,
                 expected=len(requests),
                 primed=is_version_at_least(session.protocol_version, _PRIMED_SINCE),
                 as_list=batch,
@@ -202,7 +204,8 @@ class Kernel:
             if message.method == "initialize":
                 raise SessionError(ErrorCode.INVALID_REQUEST, "initialize is sent to the MCP endpoint itself")
             self._check_draining()
-            stream = ResponseStream(self._log, session.key, BACKGROUND, alive=self._lives)
+            stream = ResponseStream(self._log, session.key, BACKGROUND)
+            stream.abandon()
             await stream.open()
         await self._handle(session, [message], stream, inbound)
         return message.id if isinstance(message, Request) else None
@@ -288,7 +291,10 @@ class Kernel:
         return next((call for call in calls if messages.correlation_key(call.request.id) == wanted), None)
 
     async def _lives(self, key: str) -> bool:
-        return await self._manager.find(key) is not None
+        lives = await self._manager.find(key) is not None
+        if not lives:
+            self._spawn(self._forget(key))
+        return lives
 
     async def _journal(self, key: str, connection: SessionConnection, request: Request) -> None:
         """Keep a session-scoped request, for other processes to repeat."""
@@ -319,26 +325,27 @@ class Kernel:
 
     # ------------------------------------------------------------------ streams of a session
 
-    async def standalone(self, session: Session, last_event_id: str | None) -> StreamReader:
+    def standalone(self, session: Session, last_event_id: str | None) -> StreamReader:
         """Return who reads the stream that a GET asks for: the standalone one, or the one of `last_event_id`.
 
         An id that is unknown, or another session's, reads nothing.
 
         Raises:
             SessionError: `SESSION_CONFLICT`: another GET holds the standalone stream, and this one does not
-                resume it; or the server is draining.
+                resume it; or the server is draining, and it is not the answer to a call that is asked for.
         """
-        self._check_draining()
         if last_event_id is None:
+            self._check_draining()
             return self._readers.standalone(session.key, None)
         event_id = EventId.parse(last_event_id)
         if event_id is None or event_id.session != short_key(session.key):
             return self._readers.nothing(session.key)
         if event_id.stream == STANDALONE:
+            self._check_draining()
             return self._readers.standalone(session.key, last_event_id)
         calls = self._calls.get(session.key, ())
         running = next((call.request.id for call in calls if call.stream.name == event_id.stream), None)
-        return await self._readers.resume(session.key, event_id, running)
+        return self._readers.resume(session.key, event_id, running)
 
     def receiver(self, session: Session, after: str | None) -> StreamReader:
         """Return who reads all that `/mcp/receive` shows, as a stream.
@@ -454,9 +461,10 @@ class Kernel:
         """
         self._draining = True
         self._readers.close_open_ended()
-        for exchange in list(self._exchanges):
-            if exchange.request.method == LISTEN:
-                exchange.close()
+        if not self._stateless.end_subscriptions():
+            for exchange in list(self._exchanges):
+                if exchange.request.method == LISTEN:
+                    exchange.abort(ErrorCode.SERVER_DRAINING)
         busy = [task for task in self._tasks if not task.done()]
         if busy:
             await asyncio.wait(busy, timeout=grace)
@@ -467,7 +475,7 @@ class Kernel:
         for call in calls:
             call.abort(ErrorCode.SERVER_DRAINING)
         for exchange in list(self._exchanges):
-            exchange.close(messages.error(exchange.request.id, _shutting_down()))
+            exchange.abort(ErrorCode.SERVER_DRAINING)
         await asyncio.gather(*(call.settled() for call in calls))
 
     async def _end(self) -> None:
@@ -487,7 +495,7 @@ class Kernel:
                 try:
                     session = await self._manager.find(key)
                     if session is None or not await self._manager.refresh(session):
-                        self._forget(key)
+                        await self._forget(key)
                 except SessionError:
                     break  # the store is away: it may be back at the next turn
                 except Exception:
@@ -524,8 +532,3 @@ async def _contained(work: Awaitable[None]) -> None:
         await work
     except Exception:
         _log.exception("notification.failed")
-
-
-def _shutting_down() -> dict[str, Any]:
-    error = SessionError(ErrorCode.SERVER_DRAINING)
-    return {**error.to_error(), "code": CALL_LOST}

@@ -51,18 +51,16 @@ class Readers:
         if holder is not None:
             holder.close()
 
-    async def resume(self, key: str, event_id: EventId, running: RequestId | None) -> StreamReader:
+    def resume(self, key: str, event_id: EventId, running: RequestId | None) -> StreamReader:
         """Return who goes on reading the answers to a POST after an event.
 
         Args:
             key: The session's key.
             event_id: The event.
             running: The id of the request that still runs for this stream, `None` where none does.
-
-        Raises:
-            SessionError: `STORE_UNAVAILABLE`.
         """
         name = event_id.stream
+        lost = {"code": CALL_LOST, "message": "Events of this stream are no longer kept: ask again"}
         reader = StreamReader(
             self._log,
             key,
@@ -70,13 +68,9 @@ class Readers:
             alive=self._alive,
             shows=lambda stream: stream == name,
             follows_one=True,
+            lost=messages.error(running, lost),
         )
-        oldest = await self._log.read(key, None, limit=1)
-        kept_from = EventId.parse(oldest[0].id) if oldest else None
-        if kept_from is not None and kept_from.number > event_id.number:
-            lost = {"code": CALL_LOST, "message": "Events of this stream are no longer kept: ask again"}
-            reader.close(messages.error(running, lost), at_once=True)
-        elif running is None:
+        if running is None:
             # All that will ever come is in the log.
             reader.close()
         return self._register(reader)
@@ -102,7 +96,7 @@ class Readers:
             del self._standalone[reader.key]
 
     def close(self, key: str) -> None:
-        """End what reads a session that is gone, after what is in the log."""
+        """End what reads a session that is gone, after what is still in the log."""
         for reader in list(self._readers.get(key, ())):
             reader.close()
 

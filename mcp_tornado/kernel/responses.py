@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from mcp_tornado.kernel import messages
-from mcp_tornado.kernel.streams import Alive, StreamReader, just_before, new_stream
+from mcp_tornado.kernel.streams import Frame, FrameQueue, FrameReader, new_stream
 from mcp_tornado.log import get_logger
 from mcp_tornado.sessions import ErrorCode, EventLog, SessionError, SessionGone, StreamEnded, short_key
 from mcp_tornado.sessions.encoding import encode
@@ -44,7 +45,6 @@ class ResponseStream:
         log: The session's event log.
         key: The session's key.
         prefix: How the stream's name begins.
-        alive: Says whether the session still lives.
         expected: How many requests will be answered.
         primed: Whether the stream begins with a priming event (MCP 2025-11-25, basic/transports).
         as_list: Whether the JSON answer is a list, even of one (a batch).
@@ -57,7 +57,6 @@ class ResponseStream:
         key: str,
         prefix: str,
         *,
-        alive: Alive,
         expected: int = 1,
         primed: bool = False,
         as_list: bool = False,
@@ -69,19 +68,17 @@ class ResponseStream:
         self.may_stream = may_stream
         self._log = log
         self._prefix = prefix
-        self._alive = alive
         self._missing = expected
         self._primed = primed
         self._as_list = as_list
         self._answers: list[tuple[Mapping[str, Any], bytes]] = []
         self._status = 200
         self._opened = False
-        self._first_id: str | None = None
         self._writing: asyncio.Lock | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._abandoned = False
-        self._reader: StreamReader | None = None
-        self._detached = False
+        self.queue = FrameQueue()
+        """What the POST's own connection is sent."""
 
     async def answered(self, patience: float | None) -> bool:
         """Wait until all is answered or something was emitted, at most `patience` seconds (`None`: no limit).
@@ -117,8 +114,9 @@ class ResponseStream:
         return Answer(self._status, b"[%s]" % b",".join(bodies) if self._as_list else b"".join(bodies))
 
     def abandon(self) -> None:
-        """Say that the client has hung up: the requests go on, but nobody waits for a JSON answer."""
+        """Say that the client has hung up, or never waited: the requests go on."""
         self._abandoned = True
+        self.queue.close(at_once=True)
         self._decide()
 
     async def open(self) -> None:
@@ -134,23 +132,33 @@ class ResponseStream:
     async def _open(self) -> None:
         if self._opened:
             return
+        self.name = new_stream(self._prefix)
         if self._primed:
-            await self._append(None)
+            self.queue.put(Frame(await self._log.append(self.key, self.name, None), None))
         self._opened = True
         answers, self._answers = self._answers, []
         for index, (message, _) in enumerate(answers, start=1):
-            await self._append(message, final=index == len(answers) and not self._missing)
+            await self._append(message, last=index == len(answers) and not self._missing)
         self._decide()
 
-    async def _append(self, message: Mapping[str, Any] | None, *, final: bool = False) -> None:
-        if self.name is None:
-            self.name = new_stream(self._prefix)
-        event_id = await self._log.append(self.key, self.name, message, final=final)
-        if self._first_id is None:
-            self._first_id = event_id
+    async def _append(self, message: Mapping[str, Any], *, last: bool = False) -> None:
+        """Write to the log and send to the connection that is attached; one of the two is enough."""
+        event_id = None
+        try:
+            event_id = await self._log.append(self.key, self.name or "", message, final=last)
+        except (SessionError, SessionGone, StreamEnded):
+            if self.queue.closed:
+                raise
+        self.queue.put(Frame(event_id, message), last=last)
 
     async def emit(self, message: Mapping[str, Any]) -> None:
-        """Send a notification or a request of the server's; dropped where there can be no stream any more."""
+        """Send a notification or a request of the server's; dropped where there can be no stream any more.
+
+        Returns once a client that is attached has taken most of what was sent.
+
+        Raises:
+            SessionError: `STORE_UNAVAILABLE`, and no client is attached.
+        """
         if not self.may_stream:
             return
         async with self._lock():
@@ -159,9 +167,9 @@ class ResponseStream:
             try:
                 await self._open()
                 await self._append(message)
-                self._decide()
             except (SessionGone, StreamEnded):
                 _log.debug("message.dropped", session=short_key(self.key), method=message.get("method"))
+        await self.queue.room()
 
     async def settle(self, message: Mapping[str, Any], status: int = 200) -> None:
         """Take the answer to one of the requests; `status` is the HTTP status, if it is sent as JSON.
@@ -177,11 +185,8 @@ class ResponseStream:
                 self._collect(message, body, status)
                 return
             self._missing -= 1
-            try:
-                await self._append(message, final=not self._missing)
-            except (SessionError, SessionGone, StreamEnded):
-                if self._reader is not None:
-                    self._reader.close(message)
+            with suppress(SessionError, SessionGone, StreamEnded):
+                await self._append(message, last=not self._missing)
 
     def _collect(self, message: Mapping[str, Any], body: bytes, status: int) -> None:
         self._missing -= 1
@@ -190,30 +195,13 @@ class ResponseStream:
         if not self._missing:
             self._decide()
 
-    def reader(self) -> StreamReader:
-        """Return who reads the stream for the POST it answers."""
-        after = just_before(self._first_id) if self._first_id is not None else None
-        self._reader = StreamReader(
-            self._log,
-            self.key,
-            after=after,
-            alive=self._alive,
-            shows=lambda stream: stream == self.name,
-            follows_one=True,
-        )
-        if self._detached:
-            self._reader.close()
-        return self._reader
-
     async def detach(self) -> None:
-        """Close the connection that reads the stream, for the client to come back with `Last-Event-ID`.
+        """Close the connection that the stream answers, for the client to come back with `Last-Event-ID`.
 
         Of use only where the stream is primed: without an event id the client could not come back.
         """
         await self.open()
-        self._detached = True
-        if self._reader is not None:
-            self._reader.close()
+        self.queue.close()
 
 
 class SessionExchange:
@@ -235,9 +223,9 @@ class SessionExchange:
             return self._stream.answer()
         return None
 
-    def reader(self) -> StreamReader:
-        """Return the reader of the stream, once `answer` has said that there is one."""
-        return self._stream.reader()
+    def reader(self) -> FrameReader:
+        """Return who reads the stream, once `answer` has said that there is one."""
+        return self._stream.queue
 
     def disconnect(self) -> None:
         """Say that the client has hung up; a handshake-era call goes on."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import anyio
 from mcp.server.connection import Connection
 from mcp.server.lowlevel.server import Server
 from mcp.server.runner import serve_one
+from mcp.server.subscriptions import ListenHandler
 from mcp.shared.dispatcher import CallOptions
 from mcp.shared.exceptions import NoBackChannelError
 from mcp.shared.inbound import (
@@ -35,12 +36,13 @@ from mcp_types import (
 from starlette.requests import Request as StarletteRequest
 
 from mcp_tornado.kernel import messages
-from mcp_tornado.kernel.calls import TRANSPORT_KIND, failure
+from mcp_tornado.kernel.calls import TRANSPORT_KIND, failure, lost
 from mcp_tornado.kernel.inbound import InboundRequest
 from mcp_tornado.kernel.messages import JSONObject, Request, RequestId
 from mcp_tornado.kernel.responses import Answer, encoded
-from mcp_tornado.kernel.streams import Frame
+from mcp_tornado.kernel.streams import Frame, FrameQueue, FrameReader
 from mcp_tornado.metrics import Metrics
+from mcp_tornado.sessions import ErrorCode
 from mcp_tornado.sessions.encoding import encode
 
 _log = logging.getLogger(__name__)
@@ -48,7 +50,6 @@ _log = logging.getLogger(__name__)
 LISTEN: Final = "subscriptions/listen"
 """The one method whose answer is a stream by nature (MCP 2026-07-28, basic/utilities/subscriptions)."""
 
-_QUEUE_LENGTH: Final = 64
 _LIST_PAGES: Final = 100
 """How many pages of `tools/list` are read for a schema at the most."""
 
@@ -121,9 +122,9 @@ class StandaloneExchange:
         self._patience = patience
         self._always_streams = always_streams
         self._metrics = metrics
-        self._frames: asyncio.Queue[Frame | None] = asyncio.Queue(_QUEUE_LENGTH)
+        self._queue = FrameQueue()
         self._emitted = False
-        self._final: JSONObject | None = None
+        self._answer: Answer | None = None
         self._decided = asyncio.Event()
         self._scope = anyio.CancelScope()
 
@@ -135,76 +136,63 @@ class StandaloneExchange:
             try:
                 value = await self._handle(self._emit if may_stream else None)
                 outcome = "error" if value.get("isError") is True else "ok"
-                self._final, _ = encoded(messages.result(self.request.id, value))
+                answer = messages.result(self.request.id, value)
             except Exception as exception:
                 outcome = "error"
-                self._final = failure(self.request.id, exception)
-            self._decided.set()
-            await self._frames.put(None)
+                answer = failure(self.request.id, exception)
+            self._settle(answer)
         if self.request.method == "tools/call":
             self._metrics.count_tool_call((self.request.params or {}).get("name"), outcome)
 
     async def _emit(self, message: dict[str, Any]) -> None:
         self._emitted = True
         self._decided.set()
-        await self._frames.put(Frame(None, message))
+        self._queue.put(Frame(None, message))
+        await self._queue.room()
+
+    def _settle(self, message: JSONObject, status: int | None = None) -> None:
+        if self._answer is None:
+            message, body = encoded(message)
+            self._answer = Answer(status if status is not None else http_status(message), body)
+            self._queue.put(Frame(None, message), last=True)
+            self._decided.set()
 
     async def answer(self) -> Answer | None:
         """Return the JSON answer, or `None` where `frames` are to be streamed."""
         if self._always_streams:
             return None
-        timer = None
-        if self._patience is not None:
-            timer = asyncio.get_running_loop().call_later(self._patience, self._decided.set)
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(self._patience, self._decided.set) if self._patience is not None else None
         try:
             await self._decided.wait()
         finally:
             if timer is not None:
                 timer.cancel()
-        if self._scope.cancel_called:
+        if self._queue.closed:  # the client has hung up
             return Answer(200, b"")
-        if self._emitted or self._final is None:
-            return None
-        return to_answer(self._final)
+        return None if self._emitted else self._answer
 
-    def reader(self) -> StandaloneExchange:
-        """Return who yields the frames of the stream: the exchange itself."""
-        return self
+    def reader(self) -> FrameReader:
+        """Return who reads the stream, once `answer` has said that there is one."""
+        return self._queue
 
-    async def frames(self, keepalive: float) -> AsyncGenerator[Frame | None]:
-        """Yield the messages as they come, `None` whenever `keepalive` seconds pass without one, and the answer."""
-        while True:
-            try:
-                async with asyncio.timeout(keepalive):
-                    frame = await self._frames.get()
-            except TimeoutError:
-                yield None
-                continue
-            if frame is None:
-                break
-            yield frame
-        if self._final is not None:
-            yield Frame(None, self._final)
-
-    def close(self, farewell: JSONObject | None = None, *, at_once: bool = False) -> None:
-        """End the exchange: the client has hung up, or the server stops."""
-        if farewell is not None:
-            self._final = farewell
+    def abort(self, code: ErrorCode) -> None:
+        """Cancel because the server ends: the answer says so, at once."""
+        error, status = lost(code)
+        self._settle(messages.error(self.request.id, error), status)
         self._scope.cancel()
-        self._decided.set()
-        if self._frames.full():
-            self._frames.get_nowait()
-        self._frames.put_nowait(None)
 
     def disconnect(self) -> None:
         """Cancel the request: the client has hung up (MCP 2026-07-28, basic/transports)."""
-        self.close(at_once=True)
+        self._queue.close(at_once=True)
+        self._decided.set()
+        self._scope.cancel()
 
 
-def to_answer(message: JSONObject) -> Answer:
-    """Return a response with the HTTP status that the SDK's table gives its error, 200 where there is none."""
-    code = message.get("error", {}).get("code")
-    return Answer(ERROR_CODE_HTTP_STATUS.get(code, 200) if code is not None else 200, encode(message))
+def http_status(message: JSONObject) -> int:
+    """Return the HTTP status that the SDK's table gives a response's error, 200 where there is none."""
+    error = message.get("error")
+    return ERROR_CODE_HTTP_STATUS.get(error["code"], 200) if error is not None else 200
 
 
 def has_envelope(value: Any) -> bool:
@@ -218,7 +206,8 @@ def _reject(request_id: RequestId | None, rejection: InboundLadderRejection) -> 
     error: dict[str, Any] = {"code": rejection.code, "message": rejection.message}
     if rejection.data is not None:
         error["data"] = rejection.data
-    return to_answer(messages.error(request_id, error))
+    refused = messages.error(request_id, error)
+    return Answer(http_status(refused), encode(refused))
 
 
 class StatelessEra:
@@ -227,6 +216,14 @@ class StatelessEra:
     def __init__(self, server: Server[Any], lifespan_state: Any) -> None:
         self._server = server
         self._lifespan_state = lifespan_state
+
+    def end_subscriptions(self) -> bool:
+        """End the answers to `subscriptions/listen` gracefully; say whether the server's handler can do that."""
+        entry = self._server.get_request_handler(LISTEN)
+        if entry is None or not isinstance(entry.handler, ListenHandler):
+            return False
+        entry.handler.close()
+        return True
 
     def check_notification(self, inbound: InboundRequest) -> Answer | None:
         """Return why a client's notification is refused, or `None`: it is accepted, and dropped.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from mcp_tornado.sessions import EventId, EventLog
 
@@ -28,8 +29,11 @@ def is_received(stream: str) -> bool:
     return stream == STANDALONE or stream.startswith(BACKGROUND)
 
 
+_QUEUE_LENGTH: Final = 64
+"""How many frames wait for a slow client before whoever sends them waits too."""
+
 Alive = Callable[[str], Awaitable[bool]]
-"""Says of a session's key whether the session lives."""
+"""Says of a session's key whether the session lives; where it does not, its readers are closed soon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,77 @@ class Frame:
 
     id: str | None
     message: Mapping[str, Any] | None
+
+
+class FrameReader(Protocol):
+    """What yields the frames of one connection."""
+
+    def frames(self, keepalive: float) -> AsyncGenerator[Frame | None]:
+        """Yield the frames as they come, and `None` whenever `keepalive` seconds pass without one."""
+        ...
+
+    def close(self, *, at_once: bool = False) -> None:
+        """End the reading; `at_once` leaves out what was not read yet."""
+        ...
+
+
+class FrameQueue:
+    """Frames on their way to the one connection they answer; a client that is slow lets the sender wait."""
+
+    def __init__(self) -> None:
+        self._frames: deque[Frame] = deque()
+        self._closed = False
+        self._complete = False
+        self._changed: asyncio.Future[None] | None = None
+        self._room: asyncio.Future[None] | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more is sent."""
+        return self._closed
+
+    def put(self, frame: Frame, *, last: bool = False) -> None:
+        """Add a frame; `last` ends the queue with it. Nothing is added to a closed one."""
+        if not self._closed:
+            self._frames.append(frame)
+            self._complete = self._complete or last
+            _wake(self._changed)
+
+    async def room(self) -> None:
+        """Wait until the client has taken most of what was put, or is gone."""
+        while len(self._frames) >= _QUEUE_LENGTH and not self._closed:
+            if self._room is None or self._room.done():
+                self._room = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._room)
+
+    async def frames(self, keepalive: float) -> AsyncGenerator[Frame | None]:
+        """See `FrameReader.frames`."""
+        while True:
+            while self._frames:
+                frame = self._frames.popleft()
+                _wake(self._room)
+                yield frame
+            if self._closed or self._complete:
+                return
+            self._changed = asyncio.get_running_loop().create_future()
+            try:
+                async with asyncio.timeout(keepalive):
+                    await self._changed
+            except TimeoutError:
+                yield None
+
+    def close(self, *, at_once: bool = False) -> None:
+        """See `FrameReader.close`."""
+        self._closed = True
+        if at_once:
+            self._frames.clear()
+        _wake(self._changed)
+        _wake(self._room)
+
+
+def _wake(waiting: asyncio.Future[None] | None) -> None:
+    if waiting is not None and not waiting.done():
+        waiting.set_result(None)
 
 
 class StreamReader:
@@ -50,6 +125,8 @@ class StreamReader:
         alive: Says whether the session still lives.
         shows: Which streams are shown.
         follows_one: Whether one stream is shown, so that its final event is the end.
+        lost: The last message of a reader that follows one stream, where the bounds have evicted what it was to
+            read next; `None` goes on with the oldest event kept.
     """
 
     def __init__(
@@ -61,6 +138,7 @@ class StreamReader:
         alive: Alive,
         shows: Callable[[str], bool],
         follows_one: bool = False,
+        lost: Mapping[str, Any] | None = None,
     ) -> None:
         self.key = key
         self.follows_one = follows_one
@@ -68,27 +146,20 @@ class StreamReader:
         self._after = after
         self._alive = alive
         self._shows = shows
-        self._farewell: Frame | None = None
+        self._lost = lost
         self._closed = False
         self._abandoned = False
         self._waiting: asyncio.Future[bool] | None = None
 
-    def close(self, farewell: Mapping[str, Any] | None = None, *, at_once: bool = False) -> None:
-        """End the reading.
-
-        Args:
-            farewell: A last message that is not in the log.
-            at_once: Leave out what is in the log but was not read yet: somebody else reads it now.
-        """
+    def close(self, *, at_once: bool = False) -> None:
+        """See `FrameReader.close`."""
         self._closed = True
         self._abandoned = self._abandoned or at_once
-        if farewell is not None:
-            self._farewell = Frame(None, farewell)
         if self._waiting is not None:
             self._waiting.cancel()
 
     async def frames(self, keepalive: float) -> AsyncGenerator[Frame | None]:
-        """Yield the frames as they come, and `None` whenever `keepalive` seconds pass without one.
+        """See `FrameReader.frames`.
 
         Raises:
             SessionError: `STORE_UNAVAILABLE`.
@@ -97,6 +168,9 @@ class StreamReader:
         due = now() + keepalive
         woken = False
         while not self._abandoned:
+            if self._lost is not None and await self._evicted():
+                yield Frame(None, self._lost)
+                return
             events = await self._log.read(self.key, self._after)
             for event in events:
                 self._after = event.id
@@ -110,18 +184,29 @@ class StreamReader:
             if events:
                 woken = False
                 continue
-            # Woken for nothing: the session may have ended, here or elsewhere.
-            if self._closed or (woken and not await self._alive(self.key)):
+            if self._closed:
                 break
-            woken = await self._wait(max(0.0, due - now()))
+            # Woken for nothing: the session may have ended, here or elsewhere. Then we are closed.
+            ended = woken and not await self._alive(self.key)
+            woken = await self._wait(None if ended else max(0.0, due - now()))
             if not woken:
                 yield None
                 due = now() + keepalive
-        if self._farewell is not None:
-            yield self._farewell
 
-    async def _wait(self, keepalive: float) -> bool:
-        self._waiting = asyncio.ensure_future(self._log.wait(self.key, self._after, keepalive))
+    async def _evicted(self) -> bool:
+        """Say whether the event to start after is no longer kept, and so perhaps not those that followed it."""
+        oldest = await self._log.read(self.key, None, limit=1)
+        after = EventId.parse(self._after) if self._after is not None else None
+        kept_from = EventId.parse(oldest[0].id) if oldest else None
+        return after is not None and kept_from is not None and kept_from.number > after.number
+
+    async def _wait(self, keepalive: float | None) -> bool:
+        if self._closed:
+            return True
+        if keepalive is None:
+            self._waiting = asyncio.get_running_loop().create_future()
+        else:
+            self._waiting = asyncio.ensure_future(self._log.wait(self.key, self._after, keepalive))
         try:
             return await self._waiting
         except asyncio.CancelledError:

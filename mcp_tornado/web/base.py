@@ -16,7 +16,7 @@ from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, stream_request_body
 
-from mcp_tornado.kernel import Frame, InboundRequest, StandaloneExchange, StreamReader
+from mcp_tornado.kernel import Frame, FrameReader, InboundRequest
 from mcp_tornado.log import INFO, get_logger
 from mcp_tornado.metrics import OTHER
 from mcp_tornado.sessions import ClientInfo, ErrorCode, SessionError
@@ -81,7 +81,7 @@ class BaseHandler(SessionValidationMixin):
         self._services = services
         self._body = bytearray()
         self._body_too_large = False
-        self._reader: StreamReader | StandaloneExchange | None = None
+        self._reader: FrameReader | None = None
         self._exchange: Exchange | None = None
         self._streamed = False
 
@@ -208,7 +208,7 @@ class BaseHandler(SessionValidationMixin):
         self.set_status(status)
         self.clear_header("Content-Type")
 
-    async def stream(self, reader: StreamReader | StandaloneExchange, kind: str, *, primes: bool = True) -> None:
+    async def stream(self, reader: FrameReader, kind: str, *, primes: bool = True) -> None:
         """Stream a reader's frames as server-sent events until it ends or the client hangs up.
 
         Args:

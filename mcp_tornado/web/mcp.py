@@ -111,6 +111,7 @@ class MCPHandler(BaseHandler):
         if answer is not None:
             self.write_encoded(answer.body, answer.status)
             return
+        self._exchange = exchange
         await self.stream(exchange.reader(), "response")
 
     async def get(self) -> None:
@@ -118,7 +119,7 @@ class MCPHandler(BaseHandler):
         if not self.accepts(EVENT_STREAM):
             raise SessionError(ErrorCode.NOT_ACCEPTABLE, f"The Accept header must name {EVENT_STREAM}")
         kernel = self.services.kernel
-        reader = await kernel.standalone(self.session, self.request.headers.get("Last-Event-ID"))
+        reader = kernel.standalone(self.session, self.request.headers.get("Last-Event-ID"))
         try:
             await self.stream(reader, "standalone")
         finally:
