@@ -14,7 +14,7 @@ from tornado.web import Application, RequestHandler
 from mcp_tornado import web
 from mcp_tornado.config import ConfigError, Settings, settings_from_sections
 from mcp_tornado.kernel import HostedServer, Kernel, host
-from mcp_tornado.log import get_logger
+from mcp_tornado.log import contained, get_logger
 from mcp_tornado.metrics import Metrics
 from mcp_tornado.sessions import CleanupService, EventLog, SessionManager, SessionRules, SessionStore, system_clock
 from mcp_tornado.sessions.guard import GuardedEventLog, StoreGuard
@@ -24,6 +24,7 @@ from mcp_tornado.web.guards import HostGuard, OriginGuard
 
 _log = get_logger(__name__)
 
+_SDK_LOGGER: Final = "mcp"
 _WRITING_SECONDS: Final = 2.0
 """How long a drain waits for answers to be written to slow clients."""
 
@@ -97,6 +98,7 @@ class MCPApplication(Application):
             StoreUnavailable: The store cannot be reached.
         """
         async with AsyncExitStack() as stack:
+            stack.enter_context(contained(_SDK_LOGGER))
             await stack.enter_async_context(self._store)
             await stack.enter_async_context(self._kernel.running())
             self._cleanup.start()

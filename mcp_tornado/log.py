@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+from collections.abc import Generator
 from typing import Any, Final, Literal
 
 import structlog
@@ -71,6 +72,28 @@ def get_logger(name: str) -> Logger:
     return Logger(name)
 
 
+class _Containing(logging.Handler):
+    """Hands records on to the root logger's handlers, and drops what they raise."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand a record on."""
+        with contextlib.suppress(Exception):
+            logging.getLogger().handle(record)
+
+
+@contextlib.contextmanager
+def contained(name: str) -> Generator[None]:
+    """Let no log handler fail those who log through the standard library's logger of this name."""
+    logger, handler = logging.getLogger(name), _Containing()
+    propagated, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagated
+
+
 def configure(level: str = "INFO", log_format: LogFormat = "auto") -> None:
     """Send our events, Tornado's, the SDK's and everybody else's to standard error in one format.
 
@@ -97,7 +120,7 @@ def configure(level: str = "INFO", log_format: LogFormat = "auto") -> None:
     rendering: list[Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
         if as_json
-        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        else [_console()]
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
@@ -110,6 +133,11 @@ def configure(level: str = "INFO", log_format: LogFormat = "auto") -> None:
     root.handlers[:] = [handler]
     root.setLevel(level)
     logging.captureWarnings(capture=True)
+
+
+def _console() -> Processor:
+    # Not the renderer's own tracebacks: they show the values of variables, session ids among them.
+    return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
 
 
 def _drop_color(_logger: Any, _method: str, event: EventDict) -> EventDict:

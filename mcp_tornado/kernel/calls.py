@@ -16,9 +16,9 @@ from pydantic import BaseModel
 from starlette.requests import Request as StarletteRequest
 
 from mcp_tornado.kernel import messages
-from mcp_tornado.kernel.messages import CALL_LOST, REQUEST_CANCELLED, JSONObject, Request, RequestId
+from mcp_tornado.kernel.messages import CALL_LOST, REQUEST_CANCELLED, Request, RequestId
 from mcp_tornado.kernel.outgoing import OutgoingRequests
-from mcp_tornado.kernel.responses import ResponseStream
+from mcp_tornado.kernel.responses import Outcome, ResponseStream
 from mcp_tornado.log import get_logger
 from mcp_tornado.metrics import Metrics
 from mcp_tornado.sessions import ERRORS, ErrorCode, SessionError, short_key
@@ -36,24 +36,26 @@ def error_object(error: BaseModel) -> dict[str, Any]:
     return error.model_dump(by_alias=True, mode="json", exclude_none=True)
 
 
-def failure(request_id: RequestId, exception: Exception) -> dict[str, Any]:
-    """Return the error response for what a handler raised.
+def failure(request_id: RequestId, exception: Exception) -> Outcome:
+    """Return how a request went whose handler raised.
 
     The SDK's own errors pass as they are; of anything else the client learns only that it happened.
     """
     known = handler_exception_to_error_data(exception)
     if known is not None:
-        return messages.error(request_id, error_object(known))
+        return Outcome(messages.error(request_id, error_object(known)))
     if isinstance(exception, SessionError):
-        return messages.error(request_id, exception.to_error())
+        error = messages.error(request_id, exception.to_error())
+        return Outcome(error, exception.status, exception.retry_after)
     _log.exception("handler.failed", error=type(exception).__name__)
-    return messages.error(request_id, SessionError(ErrorCode.INTERNAL_ERROR).to_error())
+    return Outcome(messages.error(request_id, SessionError(ErrorCode.INTERNAL_ERROR).to_error()))
 
 
-def lost(code: ErrorCode) -> tuple[dict[str, Any], int]:
-    """Return the error object and the HTTP status for a call whose result can no longer come."""
+def lost(request_id: RequestId, code: ErrorCode) -> Outcome:
+    """Return how a request went whose result can no longer come."""
     spec = ERRORS[code]
-    return {"code": CALL_LOST, "message": spec.message, "data": {"code": code.value}}, spec.status
+    error = {"code": CALL_LOST, "message": spec.message, "data": {"code": code.value}}
+    return Outcome(messages.error(request_id, error), spec.status, spec.retry_after)
 
 
 class CallContext:
@@ -199,7 +201,7 @@ class Call:
 
     async def _outcome(
         self, on_request: OnRequest, succeeded: Callable[[], Awaitable[None]] | None
-    ) -> tuple[dict[str, Any], str]:
+    ) -> tuple[Outcome, str]:
         request = self.request
         try:
             value = await on_request(self._context, request.method, request.params)
@@ -207,36 +209,36 @@ class Call:
                 await succeeded()
         except Exception as exception:
             return failure(request.id, exception), "error"
-        return messages.result(request.id, value), "error" if value.get("isError") is True else "ok"
+        return Outcome(messages.result(request.id, value)), "error" if value.get("isError") is True else "ok"
 
     def refuse(self, error: SessionError) -> asyncio.Task[None]:
         """Answer with an error instead of running the handler."""
-        self._task = asyncio.create_task(self._settle(messages.error(self.request.id, error.to_error())))
+        self._task = asyncio.create_task(self._settle(failure(self.request.id, error)))
         return self._task
 
     def cancel(self) -> None:
         """Cancel because the client asked for it: the answer is -32800, at once."""
         self._context.cancel_requested.set()
-        self._end({"code": REQUEST_CANCELLED, "message": "Request cancelled"}, 200)
+        error = {"code": REQUEST_CANCELLED, "message": "Request cancelled"}
+        self._end(Outcome(messages.error(self.request.id, error)))
 
     def abort(self, code: ErrorCode) -> None:
         """Cancel because the session ends, or the server does: the answer says so, at once."""
-        self._end(*lost(code))
+        self._end(lost(self.request.id, code))
 
-    def _end(self, error: JSONObject, status: int) -> None:
+    def _end(self, outcome: Outcome) -> None:
         # The answer does not wait for the handler: a plain function in a thread cannot be interrupted.
         if self._settling is None and not self._settled:
-            answer = messages.error(self.request.id, error)
-            self._settling = self._spawn(self._settle(answer, status))
+            self._settling = self._spawn(self._settle(outcome))
         if self._task is not None:
             self._task.cancel()
 
-    async def _settle(self, answer: JSONObject, status: int = 200) -> None:
+    async def _settle(self, outcome: Outcome) -> None:
         if self._settled:
             return
         self._settled = True
         self._context.close()
-        await self.stream.settle(answer, status)
+        await self.stream.settle(outcome)
 
     async def settled(self) -> None:
         """Wait for an answer that `cancel` or `abort` has begun to give."""

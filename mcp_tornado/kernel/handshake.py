@@ -27,7 +27,7 @@ DEFAULT_VERSION: Final = LATEST_HANDSHAKE_VERSION
 class Initialized:
     """How an `initialize` went: the JSON-RPC response, and the id of the session where one was made."""
 
-    response: dict[str, Any]
+    response: JSONObject
     session_id: str | None
 
 
@@ -59,53 +59,46 @@ class Handshake:
         Raises:
             SessionError: No session could be made.
         """
-        if session is not None:
-            return await self._again(request, inbound, session)
         connection = self._pool.connect()
         await connection.start()
-        made = False
-        context = CallContext("", request, None, inbound.shown(None), self._outgoing)
+        kept = False
+        key = session.key if session is not None else None
+        context = CallContext(key or "", request, None, inbound.shown(key), self._outgoing)
         try:
-            value = await connection.on_request(context, request.method, request.params)
+            try:
+                value = await connection.on_request(context, request.method, request.params)
+            except Exception as exception:
+                return Initialized(failure(request.id, exception).message, None)
             response = messages.result(request.id, value)
             if not self._issue_sessions:
                 return Initialized(response, None)
-            params = dict(request.params or {})
-            session_id, created = await self._manager.create(
-                client=_named(client, params),
-                protocol_version=connection.connection.protocol_version,
-                client_params=params,
-            )
-            made = True
-            connection.bind(created)
-            self._pool.add(created.key, connection)
+            version, params = connection.connection.protocol_version, dict(request.params or {})
+            session_id, stored = await self._store(session, _named(client, params), version, params)
+            connection.bind(stored)
+            # What the server kept on the connection before was said in another session, so to speak.
+            self._pool.drop(stored.key)
+            self._pool.add(stored.key, connection)
+            kept = True
             return Initialized(response, session_id)
-        except SessionError:
-            raise
-        except Exception as exception:
-            return Initialized(failure(request.id, exception), None)
         finally:
             context.close()
-            if not made:
+            if not kept:
                 await connection.close()
 
-    async def _again(self, request: Request, inbound: InboundRequest, session: Session) -> Initialized:
-        connection = await self._pool.get(session)
-        context = CallContext(session.key, request, None, inbound.shown(session.key), self._outgoing)
-        try:
-            value = await connection.on_request(context, request.method, request.params)
-        except Exception as exception:
-            return Initialized(failure(request.id, exception), None)
-        finally:
-            context.close()
+    async def _store(
+        self, session: Session | None, client: ClientInfo, version: str, params: dict[str, Any]
+    ) -> tuple[str | None, Session]:
+        """Make a session, or make a live one anew; return its id where it is new."""
+        if session is None:
+            return await self._manager.create(client=client, protocol_version=version, client_params=params)
         changes: dict[str, Any] = {
-            "protocol_version": connection.connection.protocol_version,
-            "client_params": dict(request.params or {}),
+            "client": client.to_dict(),
+            "protocol_version": version,
+            "client_params": params,
             "initialized": False,
             "journal": [],
         }
-        await connection.catch_up(await self._manager.update(session.key, lambda _: changes))
-        return Initialized(messages.result(request.id, value), None)
+        return None, await self._manager.update(session.key, lambda _: changes)
 
     async def create_session(self, value: JSONObject | None, client: ClientInfo) -> tuple[str, Session]:
         """Make a session without a handshake, ready for use.

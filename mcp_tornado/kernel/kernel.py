@@ -338,7 +338,7 @@ class Kernel:
             self._check_draining()
             return self._readers.standalone(session.key, None)
         event_id = EventId.parse(last_event_id)
-        if event_id is None or event_id.session != short_key(session.key):
+        if event_id is None or not event_id.belongs_to(session.key):
             return self._readers.nothing(session.key)
         if event_id.stream == STANDALONE:
             self._check_draining()
@@ -368,7 +368,7 @@ class Kernel:
         """
         reader = self._readers.receiver(session.key, after)
         try:
-            first = await _first_message(reader, wait)
+            first = await _first_message(reader, 0 if self._draining else wait)
         finally:
             self._readers.release(reader)
         if first is None:

@@ -15,6 +15,8 @@ JSONObject = Mapping[str, Any]
 
 REQUEST_CANCELLED: Final = -32800
 """Answers a handshake-era call that was cancelled, as the SDK's transport does."""
+MAX_DEPTH: Final = 200
+"""How deep a body may be nested: what is deeper than Python's own recursion allows would fail somewhere later."""
 CALL_LOST: Final = -32000
 """Answers a call whose result can no longer come: its session ended, or its process did."""
 
@@ -55,9 +57,27 @@ def decode(body: bytes) -> Any:
         SessionError: `PARSE_ERROR`: not UTF-8, not JSON, nested too deeply, or a number out of range.
     """
     try:
-        return orjson.loads(body)
+        value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise SessionError(ErrorCode.PARSE_ERROR, f"The body is not valid JSON: {error.msg}") from error
+    # What has few brackets cannot be deep, and that is nearly everything.
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _deeper_than(value, MAX_DEPTH):
+        raise SessionError(ErrorCode.PARSE_ERROR, f"The body is nested more than {MAX_DEPTH} levels deep")
+    return value
+
+
+def _deeper_than(value: Any, limit: int) -> bool:
+    level: list[Any] = [value] if isinstance(value, dict | list) else []
+    for _ in range(limit):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if is_object(outer) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def parse(value: Any) -> Message:

@@ -19,10 +19,20 @@ _log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer that is not a stream: its HTTP status and its body, which is JSON."""
+    """An answer that is not a stream: its HTTP status, its body, which is JSON, and `Retry-After` in seconds."""
 
     status: int
     body: bytes
+    retry_after: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a request went: the JSON-RPC response, and what HTTP is told where that is not sent as a stream."""
+
+    message: Mapping[str, Any]
+    status: int = 200
+    retry_after: int | None = None
 
 
 def encoded(message: Mapping[str, Any]) -> tuple[Mapping[str, Any], bytes]:
@@ -73,6 +83,7 @@ class ResponseStream:
         self._as_list = as_list
         self._answers: list[tuple[Mapping[str, Any], bytes]] = []
         self._status = 200
+        self._retry_after: int | None = None
         self._opened = False
         self._writing: asyncio.Lock | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -111,7 +122,8 @@ class ResponseStream:
     def answer(self) -> Answer:
         """Return the JSON answer; call it only after `answered` said that it is at hand."""
         bodies = [body for _, body in self._answers]
-        return Answer(self._status, b"[%s]" % b",".join(bodies) if self._as_list else b"".join(bodies))
+        body = b"[%s]" % b",".join(bodies) if self._as_list else b"".join(bodies)
+        return Answer(self._status, body, self._retry_after)
 
     def abandon(self) -> None:
         """Say that the client has hung up, or never waited: the requests go on."""
@@ -171,26 +183,26 @@ class ResponseStream:
                 _log.debug("message.dropped", session=short_key(self.key), method=message.get("method"))
         await self.queue.room()
 
-    async def settle(self, message: Mapping[str, Any], status: int = 200) -> None:
-        """Take the answer to one of the requests; `status` is the HTTP status, if it is sent as JSON.
+    async def settle(self, outcome: Outcome) -> None:
+        """Take the answer to one of the requests.
 
         Where the session has ended or the store fails, a client that is still connected gets it all the same.
         """
-        message, body = encoded(message)
+        message, body = encoded(outcome.message)
         if self._writing is None:
-            self._collect(message, body, status)
+            self._collect(message, body, outcome)
             return
         async with self._writing:
             if not self._opened:
-                self._collect(message, body, status)
+                self._collect(message, body, outcome)
                 return
             self._missing -= 1
             with suppress(SessionError, SessionGone, StreamEnded):
                 await self._append(message, last=not self._missing)
 
-    def _collect(self, message: Mapping[str, Any], body: bytes, status: int) -> None:
+    def _collect(self, message: Mapping[str, Any], body: bytes, outcome: Outcome) -> None:
         self._missing -= 1
-        self._status = status
+        self._status, self._retry_after = outcome.status, outcome.retry_after
         self._answers.append((message, body))
         if not self._missing:
             self._decide()

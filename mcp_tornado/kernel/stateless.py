@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
@@ -39,13 +38,14 @@ from mcp_tornado.kernel import messages
 from mcp_tornado.kernel.calls import TRANSPORT_KIND, failure, lost
 from mcp_tornado.kernel.inbound import InboundRequest
 from mcp_tornado.kernel.messages import JSONObject, Request, RequestId
-from mcp_tornado.kernel.responses import Answer, encoded
+from mcp_tornado.kernel.responses import Answer, Outcome, encoded
 from mcp_tornado.kernel.streams import Frame, FrameQueue, FrameReader
+from mcp_tornado.log import get_logger
 from mcp_tornado.metrics import Metrics
 from mcp_tornado.sessions import ErrorCode
 from mcp_tornado.sessions.encoding import encode
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 LISTEN: Final = "subscriptions/listen"
 """The one method whose answer is a stream by nature (MCP 2026-07-28, basic/utilities/subscriptions)."""
@@ -139,8 +139,8 @@ class StandaloneExchange:
                 answer = messages.result(self.request.id, value)
             except Exception as exception:
                 outcome = "error"
-                answer = failure(self.request.id, exception)
-            self._settle(answer)
+                answer = failure(self.request.id, exception).message
+            self._settle(Outcome(answer, http_status(answer)))
         if self.request.method == "tools/call":
             self._metrics.count_tool_call((self.request.params or {}).get("name"), outcome)
 
@@ -150,10 +150,10 @@ class StandaloneExchange:
         self._queue.put(Frame(None, message))
         await self._queue.room()
 
-    def _settle(self, message: JSONObject, status: int | None = None) -> None:
+    def _settle(self, outcome: Outcome) -> None:
         if self._answer is None:
-            message, body = encoded(message)
-            self._answer = Answer(status if status is not None else http_status(message), body)
+            message, body = encoded(outcome.message)
+            self._answer = Answer(outcome.status, body, outcome.retry_after)
             self._queue.put(Frame(None, message), last=True)
             self._decided.set()
 
@@ -178,8 +178,7 @@ class StandaloneExchange:
 
     def abort(self, code: ErrorCode) -> None:
         """Cancel because the server ends: the answer says so, at once."""
-        error, status = lost(code)
-        self._settle(messages.error(self.request.id, error), status)
+        self._settle(lost(self.request.id, code))
         self._scope.cancel()
 
     def disconnect(self) -> None:
@@ -301,7 +300,7 @@ class StatelessEra:
         try:
             schema = await self._input_schema(name, request, inbound, route)
         except Exception:
-            _log.exception("Mcp-Param headers are not checked: the tool's schema could not be read")
+            _log.exception("param_headers.unchecked", hint="the tool's schema could not be read")
             return None
         if schema is None:
             return None

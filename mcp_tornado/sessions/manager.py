@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-import orjson
-
 from mcp_tornado.log import get_logger
 from mcp_tornado.metrics import Metrics
-from mcp_tornado.sessions.encoding import encode
+from mcp_tornado.sessions.encoding import decode_stored, encode
 from mcp_tornado.sessions.errors import (
     DuplicateSession,
     ErrorCode,
@@ -28,6 +26,8 @@ from mcp_tornado.sessions.store import Clock, SessionStore
 _log = get_logger(__name__)
 
 _CREATE_ATTEMPTS: Final = 3
+_UPDATE_ATTEMPTS: Final = 1000
+"""Every failed attempt is somebody else's success, so this only ends what would never end."""
 _SWEEP_BATCH: Final = 1000
 _SWEEP_LIMIT: Final = 30.0
 """Seconds one batch of a sweep may take: nobody waits for it, so it may be slow."""
@@ -204,7 +204,7 @@ class SessionManager:
         Raises:
             SessionError: `SESSION_NOT_FOUND`, `SESSION_CONFLICT`, `STORE_UNAVAILABLE`.
         """
-        while True:
+        for _ in range(_UPDATE_ATTEMPTS):
             session = await self.find(key)
             if session is None:
                 raise SessionError(ErrorCode.SESSION_NOT_FOUND, reason="ended")
@@ -222,6 +222,7 @@ class SessionManager:
             if changed is None:
                 raise SessionError(ErrorCode.SESSION_NOT_FOUND, reason="ended")
             return changed
+        raise SessionError(ErrorCode.SESSION_CONFLICT)
 
     async def update_state(
         self, key: str, change: Callable[[dict[str, Any]], object], *, expected_revision: int | None = None
@@ -240,7 +241,7 @@ class SessionManager:
         """
 
         def apply(session: Session) -> Mapping[str, Any]:
-            state: dict[str, Any] = orjson.loads(encode(session.state))
+            state: dict[str, Any] = decode_stored(encode(session.state))
             change(state)
             size = len(encode(state))
             if size > self._rules.max_state_bytes:

@@ -111,6 +111,10 @@ class EventBounds:
     ttl_seconds: float = 3600.0
 
 
+def _tag(key: str) -> str:
+    return short_key(key).replace(".", "_")
+
+
 @dataclass(frozen=True, slots=True)
 class EventId:
     """The parts of an event id: its number within the session, whose session, which stream.
@@ -126,7 +130,11 @@ class EventId:
     @classmethod
     def of(cls, number: int, key: str, stream: str) -> EventId:
         """Return the id of the event with this number, in the session with this (whole) key."""
-        return cls(number, short_key(key), stream)
+        return cls(number, _tag(key), stream)
+
+    def belongs_to(self, key: str) -> bool:
+        """Say whether this is an id of the session with this (whole) key."""
+        return self.session == _tag(key)
 
     @classmethod
     def parse(cls, text: str) -> EventId | None:

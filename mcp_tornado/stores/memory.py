@@ -11,9 +11,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, ClassVar, Final, Self
 
-import orjson
-
-from mcp_tornado.sessions.encoding import encode
+from mcp_tornado.sessions.encoding import decode_stored, encode
 from mcp_tornado.sessions.errors import (
     DuplicateSession,
     RevisionConflict,
@@ -65,7 +63,7 @@ class _Record:
     """The second of the index it stands under; `None` once it is known to have expired."""
 
     def to_session(self) -> Session:
-        fields = orjson.loads(self.payload)
+        fields = decode_stored(self.payload)
         fields["last_seen_at"] = self.last_seen_at
         fields["expires_at"] = self.expires_at
         return Session.from_dict(fields)
@@ -261,7 +259,7 @@ class MemoryStore(SessionStore, EventLog):
             stored = log.events[index]
             if stream is None or stored.stream == stream:
                 event_id = str(EventId.of(stored.number, key, stored.stream))
-                events.append(Event(event_id, stored.stream, orjson.loads(stored.data), stored.final))
+                events.append(Event(event_id, stored.stream, decode_stored(stored.data), stored.final))
                 if len(events) == limit:
                     break
         return events
@@ -394,7 +392,7 @@ def _number_after(key: str, after: str | None) -> int | None:
     if after is None:
         return 0
     event_id = EventId.parse(after)
-    return event_id.number if event_id is not None and event_id.session == short_key(key) else None
+    return event_id.number if event_id is not None and event_id.belongs_to(key) else None
 
 
 def _decrement(counter: Counter[str], name: str) -> None:

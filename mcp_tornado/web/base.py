@@ -46,6 +46,8 @@ _CORS_MAX_AGE: Final = "600"
 _DISCARD_SECONDS: Final = 5.0
 """How long the rest of a body that is too large is read, so that the client sees the answer."""
 _DISCARD_BYTES: Final = 64 * 1024 * 1024
+_MAX_DIGITS: Final = 15
+"""A longer Content-Length is larger than anything."""
 
 _STATUS_CODES: Final = {
     404: ErrorCode.ROUTE_NOT_FOUND,
@@ -81,6 +83,7 @@ class BaseHandler(SessionValidationMixin):
         self._services = services
         self._body = bytearray()
         self._body_too_large = False
+        self._refused = False
         self._reader: FrameReader | None = None
         self._exchange: Exchange | None = None
         self._streamed = False
@@ -95,13 +98,33 @@ class BaseHandler(SessionValidationMixin):
     async def prepare(self) -> None:
         """Check Host, Origin, size and session, in this order."""
         structlog.contextvars.bind_contextvars(request_id=secrets.token_hex(4), client=self.request.remote_ip)
+        self.services.active.enter(self)
+        self._check_size()
+        try:
+            self.check_head()
+            await super().prepare()
+        except SessionError as failed:
+            self.refuse(failed)
+
+    def check_head(self) -> None:
+        """Check what the head of the request tells.
+
+        Raises:
+            SessionError: What the client is to be told.
+        """
         self._check_host()
         self._check_origin()
         if self.request.method != "OPTIONS" and self.request.method not in self.allowed:
             raise SessionError(ErrorCode.METHOD_NOT_ALLOWED)
-        self._check_size()
-        self.services.active.enter(self)
-        await super().prepare()
+
+    def refuse(self, failed: SessionError) -> None:
+        """Answer the request with an error, once its body is read: so the connection can be used on."""
+        self._refused = True
+
+        def answer(*_: Any) -> None:
+            raise failed
+
+        setattr(self, (self.request.method or "").lower(), answer)
 
     def _check_host(self) -> None:
         hosts = self.request.headers.get_list("Host")
@@ -120,17 +143,18 @@ class BaseHandler(SessionValidationMixin):
         limit = self.services.settings.server.max_body_bytes
         connection = self.request.connection
         declared = self.request.headers.get("Content-Length")
-        if not isinstance(connection, HTTP1Connection):
-            return
         if declared is None:
-            if "Transfer-Encoding" in self.request.headers:
+            if "Transfer-Encoding" in self.request.headers and isinstance(connection, HTTP1Connection):
                 # Chunks are counted as they come; what is too much is read, but not kept.
                 connection.set_max_body_size(max(limit, _DISCARD_BYTES))
             return
-        if declared.isascii() and declared.isdigit() and int(declared) > limit:
-            connection.set_max_body_size(int(declared))
-            connection.set_body_timeout(_DISCARD_SECONDS)
-            self.set_header("Connection", "close")
+        if not (declared.isascii() and declared.isdigit()):
+            return  # Tornado refuses it
+        if len(declared) > _MAX_DIGITS or int(declared) > limit:
+            # The one error that does not wait for the body.
+            if len(declared) <= _MAX_DIGITS and isinstance(connection, HTTP1Connection):
+                connection.set_max_body_size(int(declared))
+                connection.set_body_timeout(_DISCARD_SECONDS)
             raise self._too_large()
 
     def _too_large(self) -> SessionError:
@@ -139,10 +163,12 @@ class BaseHandler(SessionValidationMixin):
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         """Collect the body, up to the limit."""
+        if self._refused or self._body_too_large:
+            return None
         if len(self._body) + len(chunk) > self.services.settings.server.max_body_bytes:
             self._body_too_large = True
             self._body.clear()
-        elif not self._body_too_large:
+        else:
             self._body += chunk
         return None
 
@@ -280,8 +306,8 @@ class BaseHandler(SessionValidationMixin):
             raised = SessionError(code)
         if raised.code is ErrorCode.METHOD_NOT_ALLOWED:
             self.set_header("Allow", ", ".join((*self.allowed_now(), "OPTIONS")))
-        if raised.code is ErrorCode.PAYLOAD_TOO_LARGE:
-            self.set_header("Connection", "close")
+        if not self.request._body_future.done():  # pyright: ignore[reportPrivateUsage]
+            self.set_header("Connection", "close")  # what is left of the body makes the connection useless
         self._write_cors()
         self.write_failure(raised)
         self.finish()
@@ -337,7 +363,7 @@ class UnknownRoute(BaseHandler):
 
     session_required = False
 
-    async def prepare(self) -> None:
+    def check_head(self) -> None:
         """Refuse."""
         self._check_host()
         raise SessionError(ErrorCode.ROUTE_NOT_FOUND)

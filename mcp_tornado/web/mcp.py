@@ -103,16 +103,21 @@ class MCPHandler(BaseHandler):
             self.write_nothing(202)
             return
         if isinstance(exchange, Answer):
-            self.write_encoded(exchange.body, exchange.status)
+            self._write_answer(exchange)
             return
         self._exchange = exchange
         answer = await exchange.answer()
         self._exchange = None
         if answer is not None:
-            self.write_encoded(answer.body, answer.status)
+            self._write_answer(answer)
             return
         self._exchange = exchange
         await self.stream(exchange.reader(), "response")
+
+    def _write_answer(self, answer: Answer) -> None:
+        if answer.retry_after is not None:
+            self.set_header("Retry-After", str(answer.retry_after))
+        self.write_encoded(answer.body, answer.status)
 
     async def get(self) -> None:
         """Stream what the server says unasked, or resume a stream."""

@@ -48,7 +48,7 @@ class MetricsHandler(BaseHandler):
     async def get(self) -> None:
         """Answer; where the store is away, with the number of sessions it had last."""
         metrics = self.services.metrics
-        with suppress(SessionError):
+        with suppress(Exception):  # whatever the store raises, the other metrics are of use
             metrics.sessions_active.set(await self.services.manager.count())
         self.set_header("Content-Type", CONTENT_TYPE)
         self.write(metrics.render())

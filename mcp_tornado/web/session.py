@@ -18,7 +18,10 @@ class SessionHandler(BaseHandler):
 
     def needs_session(self) -> bool:
         """Say whether this request needs a session: all but the one that makes it."""
-        return super().needs_session() and self.request.method != "POST"
+        if self.request.method == "POST":
+            self.check_version()
+            return False
+        return super().needs_session()
 
     async def post(self) -> None:
         """Make a session, ready for use at once."""

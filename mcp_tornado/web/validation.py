@@ -71,8 +71,12 @@ class SessionValidationMixin(RequestHandler):
         try:
             await self.check_session()
         except SessionError as failed:
-            self.write_failure(failed)
-            self.finish()
+            self.refuse(failed)
+
+    def refuse(self, failed: SessionError) -> None:
+        """Answer the request with an error, so that no method of the handler runs."""
+        self.write_failure(failed)
+        self.finish()
 
     def needs_session(self) -> bool:
         """Say whether this request needs a session; a CORS preflight never does."""
@@ -85,9 +89,7 @@ class SessionValidationMixin(RequestHandler):
             SessionError: What the client is to be told.
         """
         services = self.services
-        version = self.request.headers.get(VERSION_HEADER)
-        if version is not None and version not in HANDSHAKE_VERSIONS:
-            raise unsupported_version(version)
+        self.check_version()
         session_ids = self.request.headers.get_list(SESSION_HEADER)
         if not session_ids:
             raise SessionError(ErrorCode.SESSION_REQUIRED)
@@ -99,6 +101,16 @@ class SessionValidationMixin(RequestHandler):
         self.session = session
         structlog.contextvars.bind_contextvars(session=short_key(session.key))
         _log.debug("session.validated")
+
+    def check_version(self) -> None:
+        """Check that the request speaks a revision of MCP that has sessions, if it says which it speaks.
+
+        Raises:
+            SessionError: `UNSUPPORTED_PROTOCOL_VERSION`.
+        """
+        version = self.request.headers.get(VERSION_HEADER)
+        if version is not None and version not in HANDSHAKE_VERSIONS:
+            raise unsupported_version(version)
 
     def write_failure(self, failed: SessionError, request_id: Any = None) -> None:
         """Write an error of ours as status, headers and body; it does not finish the request.

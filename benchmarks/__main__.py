@@ -1,0 +1,67 @@
+"""`python -m benchmarks [--quick] [NAME ...]`: run the benchmarks, or some of them."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import signal
+import sys
+import time
+from collections.abc import Sequence
+
+import psutil
+
+from benchmarks import calls, memory, sweep, validate
+from benchmarks.scale import FULL, QUICK, Scale
+
+BENCHMARKS = {
+    "memory": ("memory of idle sessions in the memory store", memory.run),
+    "sweep": ("cleanup of expired sessions in the memory store", sweep.run),
+    "validate": ("time of one validate, by the number of sessions", validate.run),
+    "calls": ("tools/call per second, beside the SDK's own transport", calls.run),
+}
+
+
+def main() -> None:
+    """Run what was asked for. A goal that is missed is printed, and is no failure: machines differ."""
+    names, scale = _arguments()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
+    print(f"Python {platform.python_version()}, {'full run' if scale is FULL else 'quick look, not for comparison'}")
+    started = time.monotonic()
+    verdicts = [verdict for name in names for verdict in _run(name, scale)]
+    print(f"\n{sum(verdicts)} of {len(verdicts)} goals met, in {time.monotonic() - started:.0f} s")
+
+
+def _arguments() -> tuple[Sequence[str], Scale]:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure mcp-tornado.")
+    parser.add_argument("name", nargs="*", help=f"which to run, of {', '.join(BENCHMARKS)}; by default all")
+    parser.add_argument("--quick", action="store_true", help="smaller numbers: less than half a minute in all")
+    arguments = parser.parse_args()
+    for name in arguments.name:
+        if name not in BENCHMARKS:
+            parser.error(f"there is no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
+    return arguments.name or list(BENCHMARKS), QUICK if arguments.quick else FULL
+
+
+def _run(name: str, scale: Scale) -> list[bool]:
+    """Print each figure as soon as there is one; return which goals were met."""
+    title, benchmark = BENCHMARKS[name]
+    print(f"\n{name}: {title}", flush=True)
+    verdicts: list[bool] = []
+    for line in benchmark(scale):
+        print(line, flush=True)
+        if line.met is not None:
+            verdicts.append(line.met)
+    return verdicts
+
+
+def _end(number: int, _frame: object) -> None:
+    """Leave no process behind when this one is told to end."""
+    for child in psutil.Process().children(recursive=True):
+        child.terminate()
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""What a benchmark says: one line per figure, with its goal and whether it was met."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KIB = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One measured figure; without a goal it is there to explain the others."""
+
+    what: str
+    figure: str
+    goal: str = ""
+    met: bool | None = None
+
+    def __str__(self) -> str:
+        verdict = {True: "met", False: "MISSED", None: ""}[self.met]
+        goal = f"goal: {self.goal}" if self.goal else ""
+        return f"  {self.what:<58} {self.figure:>16}   {goal:<26} {verdict}".rstrip()
+
+
+def at_most(what: str, value: float, limit: float, unit: str) -> Line:
+    """Return the line of a figure that should not be above its limit."""
+    return Line(what, f"{value:,.2f} {unit}", f"at most {limit:g} {unit}", value <= limit)
+
+
+def at_least(what: str, value: float, limit: float, unit: str) -> Line:
+    """Return the line of a figure that should not be below its limit."""
+    return Line(what, f"{value:,.2f} {unit}", f"at least {limit:g} {unit}", value >= limit)

@@ -1,0 +1,77 @@
+"""From the object a user wrote to the server that is hosted."""
+
+from __future__ import annotations
+
+import pytest
+from mcp.server.auth.provider import AccessToken
+from mcp.server.auth.settings import AuthSettings
+from mcp.server.lowlevel.server import Server
+from mcp.server.mcpserver import MCPServer
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from mcp_tornado import NotServable
+from mcp_tornado.kernel import host
+
+
+class Verifier:
+    async def verify_token(self, token: str) -> AccessToken | None:
+        return None
+
+
+def test_a_low_level_server_is_hosted_as_it_is():
+    server = Server("low")
+    hosted = host(server)
+    assert hosted.server is server
+    assert hosted.unserved_routes == ()
+
+
+def test_an_mcp_server_is_hosted_with_its_tools():
+    server = MCPServer("high")
+
+    @server.tool()
+    def echo(text: str) -> str:
+        return text
+
+    hosted = host(server)
+    assert isinstance(hosted.server, Server)
+    assert hosted.server.name == "high"
+    assert hosted.server.get_request_handler("tools/call") is not None
+    assert hosted.unserved_routes == ()
+
+
+def test_custom_routes_are_named():
+    server = MCPServer("high")
+
+    @server.custom_route("/health", methods=["GET"])
+    async def health(request: Request) -> Response:
+        return PlainTextResponse("ok")
+
+    @server.custom_route("/mcp/extra", methods=["POST"])
+    async def extra(request: Request) -> Response:
+        return PlainTextResponse("ok")
+
+    assert host(server).unserved_routes == ("/health", "/mcp/extra")
+
+
+def test_a_server_that_asks_for_authentication_is_not_served_open():
+    server = MCPServer(
+        "guarded",
+        auth=AuthSettings(
+            issuer_url="https://auth.example.com",
+            resource_server_url="https://mcp.example.com/mcp",
+            validate_token_resource=True,
+        ),
+        token_verifier=Verifier(),
+    )
+    with pytest.raises(NotServable, match="authentication") as raised:
+        host(server)
+    assert "guarded" in str(raised.value)
+
+
+@pytest.mark.parametrize("thing", [None, 1, "pkg:server", object(), MCPServer, Server, lambda: None, {}])
+def test_anything_else_is_refused_by_its_type(thing):
+    with pytest.raises(NotServable) as raised:
+        host(thing)
+    assert type(thing).__qualname__ in str(raised.value)
+    assert "MCPServer" in str(raised.value)

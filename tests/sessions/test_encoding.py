@@ -1,0 +1,34 @@
+"""What is JSON can be written; what is not cannot."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mcp_tornado.sessions.encoding import encode
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, 1, -1.5, "ä", [], {}, {"a": [1, {"b": None}]}, 2**63, 2**64 + 1, -(10**30), "\ud800"]
+)
+def test_every_json_value_comes_back_from_its_bytes(value):
+    assert json.loads(encode(value)) == value
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, b"bytes", {"a": object()}, 1j])
+def test_what_json_does_not_have_is_refused(value):
+    with pytest.raises((TypeError, ValueError)):
+        encode(value)
+
+
+@pytest.mark.parametrize("depth", [300, 100_000])
+def test_a_value_nested_too_deeply_is_written_or_refused_in_the_promised_way(depth):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    try:
+        written = encode(value)
+    except (TypeError, ValueError):
+        return
+    assert written == b"[" * (depth + 1) + b"]" * (depth + 1)

@@ -1,0 +1,170 @@
+"""Stores are found by the scheme of their URL, and what is wrong is told without the URL."""
+
+from __future__ import annotations
+
+import sys
+import types
+from importlib.metadata import EntryPoint, EntryPoints
+
+import pytest
+
+from mcp_tornado.sessions import EventBounds, system_clock
+from mcp_tornado.stores import plugins
+from mcp_tornado.stores.memory import MemoryStore, memory_store
+from mcp_tornado.stores.plugins import GROUP, StorePluginError, open_store
+
+
+class Distribution:
+    def __init__(self, name, version):
+        self.name, self.version = name, version
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Install plugins, and these only: triples of scheme, object and distribution."""
+    module = types.ModuleType("a_plugin_module")
+    monkeypatch.setitem(sys.modules, "a_plugin_module", module)
+
+    def install(*found):
+        points = []
+        for number, (scheme, target, distribution) in enumerate(found):
+            if not isinstance(target, str):
+                setattr(module, f"factory_{number}", target)
+                target = f"a_plugin_module:factory_{number}"
+            point = EntryPoint(scheme, target, GROUP)
+            vars(point).update(dist=distribution)
+            points.append(point)
+        monkeypatch.setattr(plugins, "entry_points", lambda **wanted: EntryPoints(points).select(**wanted))
+
+    return install
+
+
+def refusal(url, options=None):
+    with pytest.raises(StorePluginError) as caught:
+        open_store(url, options or {}, system_clock)
+    return caught.value
+
+
+def test_the_memory_store_comes_through_the_same_group():
+    assert isinstance(open_store("memory://", {}, system_clock), MemoryStore)
+
+
+def test_a_factory_gets_the_url_the_options_and_the_clock(installed):
+    installed(("mine", lambda *given: given, Distribution("mine", "1")))
+    options = {"a": 1, "events": {"max_bytes": 5}}
+    assert open_store("mine://user:password@host/x?y=z#f", options, system_clock) == (
+        "mine://user:password@host/x?y=z#f",
+        options,
+        system_clock,
+    )
+
+
+def test_only_the_plugin_that_is_wanted_is_imported(installed):
+    installed(("mine", lambda *_: "a store", None), ("other", "no_such_module_at_all:factory", None))
+    assert open_store("mine://", {}, system_clock) == "a store"
+
+
+def test_an_unknown_scheme_names_what_is_installed_and_from_where(installed):
+    installed(
+        ("redis", lambda *_: None, Distribution("mcp-tornado-redis", "1.2")),
+        ("memory", lambda *_: None, Distribution("mcp-tornado", "0.1")),
+    )
+    message = str(refusal("mongodb://localhost"))
+    assert "mongodb://" in message
+    assert "redis (mcp-tornado-redis 1.2)" in message
+    assert "memory (mcp-tornado 0.1)" in message
+
+
+def test_an_unknown_scheme_with_nothing_installed_says_so(installed):
+    installed()
+    assert "none" in str(refusal("mongodb://localhost"))
+
+
+def test_two_plugins_for_one_scheme_are_both_named(installed):
+    installed(
+        ("redis", lambda *_: None, Distribution("mcp-tornado-redis", "1.2")),
+        ("redis", lambda *_: None, Distribution("somebody-elses-redis", "3")),
+        ("memory", lambda *_: None, Distribution("mcp-tornado", "0.1")),
+    )
+    message = str(refusal("redis://localhost"))
+    assert "mcp-tornado-redis 1.2" in message
+    assert "somebody-elses-redis 3" in message
+    assert "memory" not in message
+
+
+def test_a_plugin_that_cannot_be_imported_is_named_and_the_cause_chained(installed):
+    installed(("broken", "no_such_module_at_all:factory", Distribution("broken-store", "9")))
+    error = refusal("broken://localhost")
+    assert "broken://" in str(error)
+    assert "broken-store 9" in str(error)
+    assert "no_such_module_at_all" in str(error)
+    assert isinstance(error.__cause__, ModuleNotFoundError)
+
+
+def test_a_plugin_without_its_factory_is_named_and_the_cause_chained(installed):
+    installed(("broken", "a_plugin_module:no_such_factory", Distribution("broken-store", "9")))
+    error = refusal("broken://localhost")
+    assert "broken-store 9" in str(error)
+    assert isinstance(error.__cause__, AttributeError)
+
+
+def test_a_plugin_that_refuses_says_why_and_the_cause_is_chained(installed):
+    def refuse(*_):
+        raise ValueError("the port must be a number")
+
+    installed(("mine", refuse, Distribution("mine", "1")))
+    error = refusal("mine://host:port")
+    assert "mine://" in str(error)
+    assert "the port must be a number" in str(error)
+    assert isinstance(error.__cause__, ValueError)
+
+
+def _quoting(url, *_):
+    raise ValueError(f"not a good URL: {url}")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "unknown://user:hunter2@host",
+        "broken://user:hunter2@host",
+        "twice://user:hunter2@host",
+        "quoting://user:hunter2@host",
+        "memory://user:hunter2@host",
+        "memory:user:hunter2@host",
+        "mongodb:user:hunter2@host",
+        "mongodb//user:hunter2@host",
+        "user:hunter2@host",
+        "user:hunter2@host?next=redis://",
+    ],
+)
+def test_a_password_in_a_url_is_never_in_the_message(installed, url):
+    installed(
+        ("broken", "no_such_module_at_all:factory", Distribution("broken", "1")),
+        ("twice", lambda *_: None, Distribution("one", "1")),
+        ("twice", lambda *_: None, Distribution("two", "1")),
+        ("quoting", _quoting, Distribution("quoting", "1")),
+        ("memory", memory_store, Distribution("mcp-tornado", "0.1")),
+    )
+    assert "hunter2" not in str(refusal(url))
+
+
+@pytest.mark.parametrize("url", ["memory://something", "memory:///path", "memory://?a=b", "memory://#x"])
+def test_a_memory_url_that_names_more_than_the_scheme_is_refused(url):
+    assert "memory://" in str(refusal(url))
+
+
+def test_options_that_the_memory_store_does_not_know_are_refused_by_name_and_not_by_value():
+    message = str(refusal("memory://", {"size": "hunter2", "path": "x", "events": {}}))
+    assert "path, size" in message
+    assert "hunter2" not in message
+
+
+def test_a_bound_of_events_that_does_not_exist_is_refused_by_name():
+    assert "max_evnts" in str(refusal("memory://", {"events": {"max_evnts": 5}}))
+
+
+def test_the_bounds_of_events_reach_the_memory_store():
+    bounds = {"max_per_session": 5, "max_bytes": 6, "ttl_seconds": 7.0}
+    assert open_store("memory://", {"events": bounds}, system_clock)._bounds == EventBounds(**bounds)
+    assert open_store("memory://", {}, system_clock)._bounds == EventBounds(1000, 1_048_576, 3600)

@@ -1,0 +1,253 @@
+"""Browsers: CORS, the Origin check, the Host check."""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = pytest.mark.gen_test
+
+MCP_ROUTES = {
+    "/mcp": {"GET", "POST", "DELETE"},
+    "/mcp/session": {"GET", "POST", "DELETE"},
+    "/mcp/send": {"POST"},
+    "/mcp/receive": {"GET"},
+    "/mcp/abort": {"POST"},
+}
+REQUEST_HEADERS = {
+    "content-type",
+    "accept",
+    "authorization",
+    "mcp-session-id",
+    "mcp-protocol-version",
+    "last-event-id",
+    "mcp-method",
+    "mcp-name",
+}
+PAGE = "http://localhost:5173"
+PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+ANY = {"server": {"allowed_hosts": ["*"], "allowed_origins": ["*"]}}
+
+
+def names(value: str) -> set[str]:
+    return {name.strip().lower() for name in value.split(",")}
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+@pytest.mark.parametrize(("path", "methods"), MCP_ROUTES.items())
+async def test_preflight(client, path, methods, slash):
+    answer = await client.fetch(
+        "OPTIONS",
+        path + slash,
+        Origin=PAGE,
+        Access_Control_Request_Method="POST",
+        Access_Control_Request_Headers="content-type, mcp-session-id, mcp-param-region, Mcp-Param-Unit",
+    )
+    assert (answer.status, answer.body) == (204, b"")
+    assert answer.headers["Access-Control-Allow-Origin"] == PAGE
+    assert set(answer.headers["Access-Control-Allow-Methods"].split(", ")) >= methods
+    allowed = names(answer.headers["Access-Control-Allow-Headers"])
+    assert allowed == REQUEST_HEADERS | {"mcp-param-region", "mcp-param-unit"}
+    assert int(answer.headers["Access-Control-Max-Age"]) > 0
+    assert "origin" in names(answer.headers["Vary"])
+
+
+@pytest.mark.parametrize("asked", [None, "", "x-evil", "cookie, x-mcp-param-a, mcp-paramx"])
+async def test_preflight_names_nothing_else(client, asked):
+    answer = await client.fetch("OPTIONS", "/mcp", Origin=PAGE, Access_Control_Request_Headers=asked)
+    assert names(answer.headers["Access-Control-Allow-Headers"]) == REQUEST_HEADERS
+    assert "Access-Control-Allow-Credentials" not in answer.headers
+
+
+async def test_preflight_needs_no_session_and_no_store(app, client):
+    answer = await client.fetch("OPTIONS", "/mcp", Origin=PAGE, session="dead")
+    assert answer.status == 204
+
+
+async def test_a_page_may_read_answers_and_errors(client, helpers):
+    made = await client.fetch("POST", "/mcp", json_body=helpers.initialize(), Origin=PAGE)
+    answers = [
+        made,
+        await client.fetch("POST", "/mcp/session", Origin=PAGE),
+        await client.fetch("POST", "/mcp", json_body=PING, session=made.session, Origin=PAGE),
+        await client.fetch("GET", "/mcp/receive", session=made.session, Origin=PAGE),
+        await client.fetch("POST", "/mcp", json_body=PING, Origin=PAGE),  # SESSION_REQUIRED
+        await client.fetch("GET", "/mcp/session", session="dead", Origin=PAGE),  # SESSION_NOT_FOUND
+        await client.fetch("POST", "/mcp", body=b"{", session=made.session, Origin=PAGE),  # PARSE_ERROR
+        await client.fetch("PUT", "/mcp", Origin=PAGE),  # METHOD_NOT_ALLOWED
+        await client.fetch("POST", "/mcp", session=made.session, Content_Type="text/plain", Origin=PAGE),
+        await client.fetch("POST", "/mcp/abort", json_body={"requestId": 9}, session=made.session, Origin=PAGE),
+        await client.fetch("DELETE", "/mcp", session=made.session, Origin=PAGE),
+    ]
+    assert [answer.status for answer in answers] == [200, 201, 200, 200, 400, 404, 400, 405, 415, 404, 204]
+    for answer in answers:
+        assert answer.headers["Access-Control-Allow-Origin"] == PAGE
+        assert "mcp-session-id" in names(answer.headers["Access-Control-Expose-Headers"])
+        assert "origin" in names(answer.headers["Vary"])
+
+
+async def test_a_page_may_read_a_stream(client, helpers):
+    session = await client.session()
+    connection = await client.stream("GET", "/mcp", Mcp_Session_Id=session, Origin=PAGE)
+    assert connection.headers["Access-Control-Allow-Origin"] == PAGE
+    assert connection.headers["Vary"] == "Origin"
+
+
+@pytest.mark.parametrize("sections", [{"server": {"max_body_bytes": 10}}])
+async def test_a_page_may_read_that_its_body_was_too_large(client):
+    answer = await client.fetch("POST", "/mcp", json_body=PING, Origin=PAGE)
+    answer.assert_error("PAYLOAD_TOO_LARGE")
+    assert answer.headers["Access-Control-Allow-Origin"] == PAGE
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "http://evil.example",
+        "http://localhost.evil.example",
+        "http://evil.example:80",
+        "http://localhost@evil.example",
+        "http://localhost:80@evil.example",
+        "http://localhost/evil",
+        "http://localhost:",
+        "http://localhost:x",
+        "ftp://localhost",
+        "localhost",
+        "//localhost",
+        "null",
+        "",
+        "*",
+        "http://",
+        "http://[::2]",
+        "http://::1",
+    ],
+)
+async def test_other_origins_are_refused(client, origin):
+    session = await client.session()
+    for path, methods in MCP_ROUTES.items():
+        for method in (*methods, "OPTIONS"):
+            answer = await client.fetch(method, path, session=session, Origin=origin)
+            answer.assert_error("FORBIDDEN_ORIGIN")
+            assert "Access-Control-Allow-Origin" not in answer.headers
+            assert "Access-Control-Expose-Headers" not in answer.headers
+    assert (await client.fetch("GET", "/mcp/session", session=session)).status == 200
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["http://localhost", "https://localhost", "http://LOCALHOST:1", "http://127.0.0.1:99", "https://[::1]:8443"],
+)
+async def test_loopback_origins_are_allowed(client, origin):
+    answer = await client.fetch("POST", "/mcp/session", Origin=origin)
+    assert answer.status == 201
+    assert answer.headers["Access-Control-Allow-Origin"] == origin
+
+
+@pytest.mark.parametrize("sections", [{"server": {"allowed_origins": ["https://app.example.com:8443", "app://x"]}}])
+async def test_configured_origins(client):
+    for origin, status in {
+        "https://app.example.com:8443": 201,
+        "app://x": 201,
+        "https://app.example.com": 403,
+        "https://app.example.com:1": 403,
+        "http://app.example.com:8443": 403,
+        PAGE: 403,
+    }.items():
+        assert (await client.fetch("POST", "/mcp/session", Origin=origin)).status == status
+
+
+@pytest.mark.parametrize("sections", [ANY])
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "x"])
+async def test_the_star_switches_the_origin_check_off(client, origin):
+    answer = await client.fetch("POST", "/mcp/session", Origin=origin)
+    assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (201, origin)
+
+
+async def test_without_an_origin_nothing_is_said_of_cors(client):
+    answer = await client.fetch("POST", "/mcp/session")
+    assert not [name for name in answer.headers if name.lower().startswith("access-control")]
+
+
+# ---------------------------------------------------------------------- Host
+
+
+async def with_host(client, *hosts: str, path: str = "/mcp/session", version: str = "1.1"):
+    connection = await client.connect()
+    lines = "".join(f"Host: {host}\r\n" for host in hosts)
+    await connection.send(f"POST {path} HTTP/{version}\r\n{lines}Content-Length: 0\r\n\r\n".encode())
+    return await connection.answer()
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "localhost.evil.example",
+        "evil.example:8000",
+        "127.0.0.1.evil.example",
+        "127.0.0.2",
+        "0.0.0.0",
+        "[::2]",
+        "[::1].evil",
+        "localhost.",
+        "localhosts",
+        "localhost:80:80",
+    ],
+)
+async def test_other_hosts_are_misdirected(client, host):
+    for path in ("/mcp", "/mcp/session", "/mcp/send", "/metrics", "/nowhere"):
+        answer = await with_host(client, host, path=path)
+        if answer.status != 400 or answer.body:  # Tornado refuses some by itself
+            answer.assert_error("MISDIRECTED_HOST")
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "LocalHost", "localhost:1", "127.0.0.1", "127.0.0.1:65535", "[::1]", "[::1]:8000"]
+)
+async def test_loopback_hosts_on_any_port(client, host):
+    assert (await with_host(client, host)).status == 201
+
+
+@pytest.mark.parametrize("sections", [{"server": {"allowed_hosts": ["mcp.example.com", "other.example.com:8443"]}}])
+async def test_configured_hosts(client):
+    for host, status in {
+        "mcp.example.com": 201,
+        "MCP.example.com:8000": 201,
+        "other.example.com:8443": 201,
+        "other.example.com": 421,
+        "other.example.com:443": 421,
+        "localhost": 421,
+        "example.com": 421,
+    }.items():
+        assert (await with_host(client, host)).status == status, host
+
+
+@pytest.mark.parametrize("sections", [ANY])
+async def test_the_star_switches_the_host_check_off(client):
+    assert (await with_host(client, "anything.example:1")).status == 201
+
+
+@pytest.mark.parametrize("hosts", [[], ["localhost", "localhost"], ["localhost", "evil.example"], [""]])
+async def test_no_host_or_two_are_never_served(client, hosts):
+    answer = await with_host(client, *hosts)
+    assert answer.status in (400, 421)
+    assert "Mcp-Session-Id" not in answer.headers
+
+
+async def test_http_1_0_without_a_host_is_misdirected(client):
+    (await with_host(client, version="1.0")).assert_error("MISDIRECTED_HOST")
+
+
+async def test_probes_call_by_address(client):
+    for path in ("/healthz", "/readyz", "/healthz/", "/readyz/"):
+        connection = await client.connect()
+        await connection.send(f"GET {path} HTTP/1.1\r\nHost: 10.0.0.7:8000\r\n\r\n".encode())
+        assert (await connection.answer()).status == 200
+    connection = await client.connect()
+    await connection.send(b"GET /metrics HTTP/1.1\r\nHost: 10.0.0.7:8000\r\n\r\n")
+    (await connection.answer()).assert_error("MISDIRECTED_HOST")
+
+
+async def test_a_refused_host_gets_no_cors_headers_for_a_refused_origin(client):
+    answer = await client.fetch("POST", "/mcp/session", Host="evil.example", Origin="http://evil.example")
+    answer.assert_error("MISDIRECTED_HOST")
+    assert "Access-Control-Allow-Origin" not in answer.headers
