@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import traceback
 from collections.abc import Generator
 from typing import Any, Final, Literal
 
@@ -21,6 +22,8 @@ DEBUG: Final = logging.DEBUG
 INFO: Final = logging.INFO
 WARNING: Final = logging.WARNING
 ERROR: Final = logging.ERROR
+
+_ESCAPES: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), 0x7F)}
 
 _threshold = INFO
 
@@ -58,7 +61,8 @@ class Logger:
 
     def exception(self, event: str, **values: object) -> None:
         """Log a failure with the traceback of the exception that is being handled."""
-        self._log(ERROR, "error", event, {**values, "exc_info": True})
+        # As text: renderers that know the exception show the values of variables, session ids among them.
+        self._log(ERROR, "error", event, {**values, "exception": traceback.format_exc()})
 
     def _log(self, level: int, method: str, event: str, values: dict[str, object]) -> None:
         if level < _threshold:
@@ -120,7 +124,7 @@ def configure(level: str = "INFO", log_format: LogFormat = "auto") -> None:
     rendering: list[Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
         if as_json
-        else [_console()]
+        else [_escape_control_characters, _console()]
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
@@ -138,6 +142,14 @@ def configure(level: str = "INFO", log_format: LogFormat = "auto") -> None:
 def _console() -> Processor:
     # Not the renderer's own tracebacks: they show the values of variables, session ids among them.
     return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+
+
+def _escape_control_characters(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Let no value begin a line of its own, or command the terminal."""
+    return {
+        key: value.translate(_ESCAPES) if isinstance(value, str) and key != "exception" else value
+        for key, value in event.items()
+    }
 
 
 def _drop_color(_logger: Any, _method: str, event: EventDict) -> EventDict:

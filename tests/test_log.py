@@ -160,6 +160,20 @@ def test_a_traceback_shows_no_values_of_variables(configure, log_format, termina
     assert "hunter2" not in stream.getvalue()
 
 
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_the_text_of_an_exception_cannot_command_a_terminal(configure, log_format):
+    """A tool's exception often says what the client sent."""
+    stream = configure(log_format=log_format)
+    for report in (LOGGER.exception, logging.getLogger("tornado.application").exception):
+        try:
+            raise ValueError("bad input: \x1b[2J\x1b]0;title\x07")
+        except ValueError:
+            report("handler.failed")
+    assert stream.getvalue().count("bad input") >= 2
+    assert "\x1b" not in stream.getvalue()
+    assert "\x07" not in stream.getvalue()
+
+
 def test_what_is_bound_to_the_context_is_in_every_event(configure):
     stream = configure()
     with structlog.contextvars.bound_contextvars(session="abcdefgh", request="r1"):
@@ -256,6 +270,44 @@ def test_a_stream_that_cannot_be_written_to_never_fails_the_caller(configure, mo
     monkeypatch.setattr(logging, "raiseExceptions", False)
     configure(stream=FailingStream())
     LOGGER.error("x")
+
+
+def foreign_state(name):
+    logger = logging.getLogger(name)
+    return logger.propagate, logger.handlers[:]
+
+
+def test_a_handler_that_raises_fails_nobody_who_logs_through_a_contained_logger(configure):
+    stream = configure()
+    before = foreign_state("contained.example")
+    failing = FailingHandler()
+    with log.contained("contained.example"):
+        logging.getLogger("contained.example").warning("one")
+        logging.getLogger("contained.example.child").warning("two", extra={"more": 1})
+        logging.getLogger().handlers.insert(0, failing)
+        logging.getLogger("contained.example.child").error("nobody fails")
+        logging.getLogger().removeHandler(failing)
+    assert [(line["event"], line["logger"]) for line in lines(stream)] == [
+        ("one", "contained.example"),
+        ("two", "contained.example.child"),
+    ]
+    assert foreign_state("contained.example") == before
+
+
+@pytest.mark.parametrize("inner_first", [True, False])
+def test_two_applications_in_one_process_contain_a_logger_without_doubling_or_losing_events(configure, inner_first):
+    stream = configure()
+    before = foreign_state("contained.example")
+    logger = logging.getLogger("contained.example")
+    first, second = log.contained("contained.example"), log.contained("contained.example")
+    first.__enter__()
+    second.__enter__()
+    logger.warning("both run")
+    for ending in (second, first) if inner_first else (first, second):
+        ending.__exit__(None, None, None)
+        logger.warning("after an end")
+    assert [line["event"] for line in lines(stream)] == ["both run", "after an end", "after an end"]
+    assert foreign_state("contained.example") == before
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])

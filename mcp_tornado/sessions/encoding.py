@@ -22,11 +22,23 @@ def encode(value: Any) -> bytes:
     except TypeError:
         # Whole numbers above 64 bits and lone surrogates are JSON too, but not to orjson.
         try:
-            return _EXACT + json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
+            return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
         except RecursionError as error:
             raise ValueError("nested too deeply") from error
 
 
+def encode_stored(value: Any) -> bytes:
+    """Return a JSON value as bytes that `decode_stored` reads back exactly.
+
+    Raises:
+        TypeError, ValueError: See `encode`.
+    """
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return _EXACT + encode(value)
+
+
 def decode_stored(data: bytes) -> Any:
-    """Return the value that `encode` was given."""
+    """Return the value that `encode_stored` was given."""
     return json.loads(data) if data.startswith(_EXACT) else orjson.loads(data)

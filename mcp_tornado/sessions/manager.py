@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from mcp_tornado.log import get_logger
 from mcp_tornado.metrics import Metrics
-from mcp_tornado.sessions.encoding import decode_stored, encode
+from mcp_tornado.sessions.encoding import decode_stored, encode, encode_stored
 from mcp_tornado.sessions.errors import (
     DuplicateSession,
     ErrorCode,
@@ -90,7 +90,7 @@ class SessionManager:
         await self._check_caps(principal)
         now = self._clock()
         for _ in range(_CREATE_ATTEMPTS):
-            session_id = new_session_id()
+            session_id = _make_id()
             session = Session(
                 key=session_key(session_id),
                 created_at=now,
@@ -241,7 +241,7 @@ class SessionManager:
         """
 
         def apply(session: Session) -> Mapping[str, Any]:
-            state: dict[str, Any] = decode_stored(encode(session.state))
+            state: dict[str, Any] = decode_stored(encode_stored(session.state))
             change(state)
             size = len(encode(state))
             if size > self._rules.max_state_bytes:
@@ -312,3 +312,10 @@ class SessionManager:
                 status=429,
                 reason="max_per_principal",
             )
+
+
+def _make_id() -> str:
+    try:
+        return new_session_id()
+    except (NotImplementedError, OSError) as error:  # the operating system has no random numbers
+        raise SessionError(ErrorCode.SESSION_CREATION_FAILED) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final, cast
@@ -9,6 +10,8 @@ from typing import Any, Final, cast
 from mcp_tornado.sessions.store import Clock, SessionStore
 
 GROUP: Final = "mcp_tornado.stores"
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 StoreFactory = Callable[[str, Mapping[str, Any], Clock], SessionStore]
 """Makes a store from its URL, the store options and a clock, without any I/O."""
@@ -39,7 +42,10 @@ def open_store(url: str, options: Mapping[str, Any], clock: Clock) -> SessionSto
         StorePluginError: No plugin has the scheme, two have it, the plugin cannot be imported, or it refuses
             the URL or the options. The message never holds the URL, which may hold a password.
     """
-    scheme = url.partition("://")[0]
+    found_scheme = _SCHEME.match(url)
+    if found_scheme is None:
+        raise StorePluginError("a store is named by a URL, such as memory://")
+    scheme = found_scheme[1]
     found = list(entry_points(group=GROUP))
     candidates = [point for point in found if point.name == scheme]
     if not candidates:
@@ -58,4 +64,6 @@ def open_store(url: str, options: Mapping[str, Any], clock: Clock) -> SessionSto
     try:
         return factory(url, options, clock)
     except ValueError as error:
-        raise StorePluginError(f"the store for {scheme}:// cannot be made: {error}") from error
+        # What a plugin says may quote the URL, and that may hold a password.
+        reason = str(error).replace(url, f"{scheme}://***")
+        raise StorePluginError(f"the store for {scheme}:// cannot be made: {reason}") from error

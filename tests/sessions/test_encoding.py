@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from mcp_tornado.sessions.encoding import encode
+from mcp_tornado.sessions.encoding import decode_stored, encode, encode_stored
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,29 @@ def test_a_value_nested_too_deeply_is_written_or_refused_in_the_promised_way(dep
     except (TypeError, ValueError):
         return
     assert written == b"[" * (depth + 1) + b"]" * (depth + 1)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        1,
+        {"a": [1.5, "ä"]},
+        2**63 - 1,
+        2**64 + 1,
+        {"a": [10**30, "\ud800"]},
+        "\ud800",
+        " ",
+        [" ", 10**30],
+        [[]] * 3,
+    ],
+)
+def test_what_is_stored_is_read_back_exactly(value):
+    assert decode_stored(encode_stored(value)) == value
+    assert repr(decode_stored(encode_stored(value))) == repr(value), "no number has become another kind of number"
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, b"bytes", {"a": object()}, 1j])
+def test_what_json_does_not_have_is_not_stored(value):
+    with pytest.raises((TypeError, ValueError)):
+        encode_stored(value)

@@ -14,6 +14,7 @@ from mcp_tornado.metrics import Metrics
 from mcp_tornado.sessions import (
     ClientInfo,
     DuplicateSession,
+    RevisionConflict,
     SessionError,
     SessionManager,
     SessionRules,
@@ -429,6 +430,15 @@ async def test_of_many_writers_from_one_revision_exactly_one_wins(manager, new, 
     (won,) = [result for result in results if not isinstance(result, Exception)]
     assert [error.code for error in lost] == ["SESSION_CONFLICT"] * 9
     assert (await manager.validate(session_id)).state == won.state
+
+
+async def test_a_change_that_never_gets_through_ends_as_a_conflict(manager, new, store):
+    session_id, session = await new(manager)
+    store.fail("update", RevisionConflict())
+    error = await refused(manager.update_state(session.key, lambda state: state.update(n=2)))
+    assert (error.code, error.status) == ("SESSION_CONFLICT", 409)
+    assert store.calls["update"] >= 50
+    assert (await manager.validate(session_id)) == session
 
 
 async def test_a_change_that_changes_nothing_writes_nothing(manager, new, store):

@@ -493,9 +493,11 @@ async def test_a_sweep_for_a_later_moment_leaves_leases_that_last(store, clock):
     assert await store.claim("lease", "you", 10) is False
 
 
-async def test_leases_that_have_ended_leave_nothing_in_memory(store, clock):
-    for number in range(100):
-        await store.claim(f"lease-{number}", "me", 10)
-    clock.advance(10)
-    await store.sweep(clock(), 10)
-    assert store._leases == {}
+@pytest.mark.parametrize("tick", [0, 1], ids=["a clock that stands", "a clock that goes on"])
+async def test_leases_that_have_ended_leave_nothing_in_memory(clock, tick):
+    async with MemoryStore(lambda: clock.advance(microseconds=tick)) as store:
+        for number in range(100):
+            await store.claim(f"lease-{number}", "me", 10)
+        clock.advance(10)
+        await store.sweep(clock(), 10)
+        assert store._leases == {}

@@ -6,6 +6,7 @@ other operations go on.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from datetime import UTC, datetime, timedelta
 from unittest import mock
@@ -23,6 +24,8 @@ KEYS = st.sampled_from([f"key-{number:02}" for number in range(12)])
 PRINCIPALS = st.sampled_from([None, "one", "two"])
 LIVES = st.one_of(st.integers(0, 4_000_000), st.integers(1, 8).map(lambda count: count * 500_000))
 """Microseconds: a few seconds, so that many sessions share one."""
+BEHIND = st.sampled_from([0, 0, 1, 300_000, 2_000_000])
+"""How far the clock of who sweeps is behind the store's."""
 
 
 def microseconds(count):
@@ -126,18 +129,20 @@ class StoreAgainstModel(RuleBasedStateMachine):
     def advance(self, step):
         self.now += microseconds(step)
 
-    @rule(limit=st.integers(0, 15))
-    def sweep(self, limit):
-        dead = [key for key in self.model if key not in self.live() and finish(self.store.get(key)) is not None]
-        assert finish(self.store.sweep(self.now, limit)) == min(limit, len(dead))
+    @rule(limit=st.integers(0, 15), behind=BEHIND)
+    def sweep(self, limit, behind):
+        moment = self.now - microseconds(behind)
+        dead = [key for key, session in self.model.items() if session.expires_at <= moment]
+        dead = [key for key in dead if finish(self.store.get(key)) is not None]
+        assert finish(self.store.sweep(moment, limit)) == min(limit, len(dead))
         left = [key for key in dead if finish(self.store.get(key)) is not None]
         assert len(left) == max(0, len(dead) - limit)
 
     @precondition(lambda self: len(self.held) < 3)
-    @rule(what=st.sampled_from(["sweep", "count", "count of one"]), limit=st.integers(1, 15))
-    def start_and_hold(self, what, limit):
+    @rule(what=st.sampled_from(["sweep", "count", "count of one"]), limit=st.integers(1, 15), behind=BEHIND)
+    def start_and_hold(self, what, limit, behind):
         self.held.append(
-            self.store.sweep(self.now, limit)
+            self.store.sweep(self.now - microseconds(behind), limit)
             if what == "sweep"
             else self.store.count("one" if what == "count of one" else None)
         )
@@ -150,6 +155,15 @@ class StoreAgainstModel(RuleBasedStateMachine):
             coroutine.send(None)
         except StopIteration:
             self.held.remove(coroutine)
+
+    @precondition(lambda self: self.held)
+    @rule(which=st.integers(0, 2))
+    def cancel(self, which):
+        coroutine = self.held.pop(which % len(self.held))
+        if coroutine.cr_suspended:
+            with pytest.raises(asyncio.CancelledError):
+                coroutine.throw(asyncio.CancelledError())
+        coroutine.close()
 
     @invariant()
     def what_is_stored_is_what_the_model_holds(self):

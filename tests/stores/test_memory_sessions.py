@@ -16,6 +16,7 @@ from mcp_tornado.sessions import (
     Session,
     SessionStore,
     StoreUnavailable,
+    system_clock,
 )
 from mcp_tornado.stores import memory as memory_module
 from mcp_tornado.stores.memory import MemoryStore
@@ -444,6 +445,41 @@ async def test_a_big_sweep_lets_others_run_and_changes_meanwhile_hold(store, mak
         *(f"live-{number:03}" for number in range(10, 100)),
         *(f"new-{number:03}" for number in range(10)),
     ]
+
+
+@pytest.mark.parametrize("per_second", [1, 50, 1_000_000], ids=["1 a second", "50 a second", "all in one second"])
+async def test_finding_what_has_expired_lets_others_run_however_the_expiries_are_spread(
+    store, make_session, clock, per_second
+):
+    many = 20 * memory_module._SLICE
+    clock.to_the_next_second()
+    for number in range(many):
+        await store.create(make_session(key=f"dead-{number}", lives=10 + number // per_second))
+    await store.create(make_session(key="live", lives=100_000))
+    clock.advance(50_000)
+    counting = asyncio.create_task(store.count())
+    turns = 0
+    while not counting.done():
+        turns += 1
+        await asyncio.sleep(0)
+    assert await counting == 1
+    assert turns >= 10
+
+
+async def test_a_sweep_by_a_real_clock_lets_others_run(make_session):
+    """Who sweeps reads the clock before the store does, so that the two moments are never the same."""
+    async with MemoryStore(system_clock) as store:
+        many = 20 * memory_module._SLICE
+        for number in range(many):
+            await store.create(make_session(key=f"dead-{number}", lives=-10))
+        assert await store.count() == 0
+        sweep = asyncio.create_task(store.sweep(system_clock(), 10 * many))
+        turns = 0
+        while not sweep.done():
+            turns += 1
+            await asyncio.sleep(0)
+        assert await sweep == many
+        assert turns >= 10
 
 
 async def test_two_sweeps_at_once_remove_each_session_once(store, make_session, clock):
