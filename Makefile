@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check bench format clean
+.PHONY: help serve test check bench lowest format clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -42,9 +42,16 @@ check: $(VENV)/.dev  ## Format, lint, types, layers
 bench: $(VENV)/.dev  ## Measure memory, sweep, validation, and requests per second beside the SDK's
 	$(BIN)/python -m benchmarks
 
+lowest: | $(BIN)/python  ## Run the tests on the lowest versions that pyproject.toml allows
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet --upgrade "pip>=25.1" uv
+	$(VENV)-lowest/bin/uv pip compile --quiet --resolution lowest-direct pyproject.toml --output-file $(VENV)-lowest/lowest.txt
+	$(VENV)-lowest/bin/python -m pip install --quiet -r $(VENV)-lowest/lowest.txt --editable . --group test
+	$(VENV)-lowest/bin/python -m pytest
+
 format: $(VENV)/.dev  ## Format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:  ## Remove the virtual environment and what tools left behind
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) $(VENV)-lowest .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist

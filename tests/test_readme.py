@@ -102,9 +102,7 @@ def test_a_server_of_ones_own_is_served_and_called_with_the_sdks_client(director
 def test_a_call_is_sent_received_and_aborted_with_curl(directory: Path, port: int) -> None:
     script = "set -euo pipefail\n" + block("sh", "URL=").replace("8000", str(port))
     with serving(["mcp-tornado", "serve", "--port", str(port)], directory, port):
-        ran = subprocess.run(
-            ["bash", "-c", script], capture_output=True, text=True, timeout=DEADLINE, check=False
-        )
+        ran = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=DEADLINE, check=False)
     assert ran.returncode == 0, ran.stderr
     assert '{"accepted":1}{"events":[' in ran.stdout
     assert '"method":"notifications/progress","params":{"progressToken":"p","progress":1' in ran.stdout

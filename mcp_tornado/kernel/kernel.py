@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
 from typing import Any, Final
@@ -22,7 +22,7 @@ from mcp_tornado.kernel.messages import JSONObject, Message, Notification, Reply
 from mcp_tornado.kernel.outgoing import OutgoingRequests
 from mcp_tornado.kernel.readers import Readers
 from mcp_tornado.kernel.responses import Answer, ResponseStream, SessionExchange
-from mcp_tornado.kernel.stateless import LISTEN, StandaloneExchange, StatelessEra
+from mcp_tornado.kernel.stateless import LISTEN, Handle, StandaloneExchange, StatelessEra
 from mcp_tornado.kernel.streams import (
     BACKGROUND,
     RESPONSE,
@@ -441,7 +441,7 @@ class Kernel:
     def _stand_alone(
         self,
         request: Request,
-        handle: Callable[[Callable[[dict[str, Any]], Awaitable[None]] | None], Awaitable[dict[str, Any]]],
+        handle: Handle,
         *,
         always_streams: bool = False,
     ) -> StandaloneExchange:

@@ -47,6 +47,11 @@ from mcp_tornado.sessions.encoding import encode
 
 _log = get_logger(__name__)
 
+Emit = Callable[[dict[str, Any]], Awaitable[None]]
+"""Takes a notification for the client."""
+Handle = Callable[[Emit | None], Awaitable[dict[str, Any]]]
+"""Runs a request to its result, given what takes the notifications: `None` where they are dropped."""
+
 LISTEN: Final = "subscriptions/listen"
 """The one method whose answer is a stream by nature (MCP 2026-07-28, basic/utilities/subscriptions)."""
 
@@ -66,7 +71,7 @@ class StandaloneContext:
         self,
         request: Request | None,
         shown: StarletteRequest,
-        emit: Callable[[dict[str, Any]], Awaitable[None]] | None,
+        emit: Emit | None,
     ) -> None:
         self._request = request
         self._emit = emit
@@ -111,7 +116,7 @@ class StandaloneExchange:
     def __init__(
         self,
         request: Request,
-        handle: Callable[[Callable[[dict[str, Any]], Awaitable[None]] | None], Awaitable[dict[str, Any]]],
+        handle: Handle,
         *,
         patience: float | None,
         always_streams: bool,
@@ -252,32 +257,31 @@ class StatelessEra:
         request: Request,
         route: InboundModernRoute,
         shown: StarletteRequest,
-        emit: Callable[[dict[str, Any]], Awaitable[None]] | None,
+        emit: Emit | None,
     ) -> dict[str, Any]:
         """Run a classified request and return its result; raises what the handler raises."""
-        return await serve_one(
-            self._server,
-            StandaloneContext(request, shown, emit),
-            request.method,
-            request.params,
-            connection=Connection.from_envelope(route.protocol_version, route.client_info, route.client_capabilities),
-            lifespan_state=self._lifespan_state,
-        )
+        connection = Connection.from_envelope(route.protocol_version, route.client_info, route.client_capabilities)
+        return await self._serve(request, connection, shown, emit)
 
     async def run_without_session(
         self,
         request: Request,
         protocol_version: str,
         shown: StarletteRequest,
-        emit: Callable[[dict[str, Any]], Awaitable[None]] | None,
+        emit: Emit | None,
     ) -> dict[str, Any]:
         """Run a handshake-era request on a connection of its own; raises what the handler raises."""
+        return await self._serve(request, Connection.from_envelope(protocol_version, None, None), shown, emit)
+
+    async def _serve(
+        self, request: Request, connection: Connection, shown: StarletteRequest, emit: Emit | None
+    ) -> dict[str, Any]:
         return await serve_one(
             self._server,
             StandaloneContext(request, shown, emit),
             request.method,
             request.params,
-            connection=Connection.from_envelope(protocol_version, None, None),
+            connection=connection,
             lifespan_state=self._lifespan_state,
         )
 

@@ -119,7 +119,8 @@ class MemoryStore(SessionStore, EventLog):
         self._records: dict[str, _Record] = {}
         self._due: dict[int, set[str]] = {}
         self._due_seconds: list[int] = []
-        self._expired: set[str] = set()
+        self._expired: deque[str] = deque()
+        self._expired_count = 0
         self._expired_of: Counter[str] = Counter()
         self._stored_of: Counter[str] = Counter()
         self._logs: dict[str, _Log] = {}
@@ -199,18 +200,22 @@ class MemoryStore(SessionStore, EventLog):
         self._check_open()
         moment, present = to_microseconds(now), self._now()
         await self._find_expired(present)
-        if abs(moment - present) > _SECOND:
-            return self._sweep_without_index(moment, limit)
+        if moment > present + _SECOND:
+            return self._sweep_ahead(moment, limit)
         removed = 0
-        while self._expired and removed < limit:
-            for _ in range(min(_SLICE, limit - removed, len(self._expired))):
-                key = self._expired.pop()
-                if self._records[key].expires_at > moment:
-                    # It expired while others had their turn: the next sweep's.
-                    self._expired.add(key)
-                    return removed
+        for looked_at in range(1, len(self._expired) + 1):
+            if removed == limit or not self._expired:
+                break
+            key = self._expired.popleft()
+            record = self._records.get(key)
+            if record is None or record.indexed is not None:
+                continue  # deleted meanwhile, and perhaps made anew
+            if record.expires_at <= moment:
                 removed += self._remove(key)
-            await asyncio.sleep(0)
+            else:
+                self._expired.append(key)
+            if looked_at % _SLICE == 0:
+                await asyncio.sleep(0)
         self._leases = {name: lease for name, lease in self._leases.items() if lease[1] > present}
         return removed
 
@@ -219,7 +224,7 @@ class MemoryStore(SessionStore, EventLog):
         self._check_open()
         await self._find_expired(self._now())
         if principal is None:
-            return len(self._records) - len(self._expired)
+            return len(self._records) - self._expired_count
         return self._stored_of[principal] - self._expired_of[principal]
 
     async def page(self, after: str | None, limit: int) -> list[Session]:
@@ -338,8 +343,8 @@ class MemoryStore(SessionStore, EventLog):
             log.wake()
         return True
 
-    def _sweep_without_index(self, moment: int, limit: int) -> int:
-        """Sweep for a caller whose clock is far from ours, which the index goes by."""
+    def _sweep_ahead(self, moment: int, limit: int) -> int:
+        """Sweep for a caller whose clock is far ahead of ours, which the index goes by."""
         expired = [key for key, record in self._records.items() if record.expires_at <= moment]
         for key in expired[:limit]:
             self._remove(key)
@@ -363,23 +368,29 @@ class MemoryStore(SessionStore, EventLog):
         if record.indexed is not None:
             self._due[record.indexed].discard(key)
         else:
-            self._expired.discard(key)
+            # Its place in `_expired` is skipped when its turn comes.
+            self._expired_count -= 1
             if record.principal is not None:
                 _decrement(self._expired_of, record.principal)
 
     async def _find_expired(self, moment: int) -> None:
         """Move the sessions that expired by `moment` from the index to `_expired`."""
         this_second = moment // _SECOND
+        sorted_out = 0
         while self._due_seconds and self._due_seconds[0] < this_second:
             second = self._due_seconds[0]
             keys = self._due[second]
-            for _ in range(min(_SLICE, len(keys))):
+            while keys:
                 self._sort_out(keys.pop(), moment)
-            if keys:
-                await asyncio.sleep(0)
-            elif self._due_seconds[0] == second:
+                sorted_out += 1
+                if sorted_out % _SLICE == 0:
+                    break
+            if not keys and self._due_seconds[0] == second:
                 del self._due[second]
                 heapq.heappop(self._due_seconds)
+                sorted_out += 1
+            if sorted_out % _SLICE == 0:
+                await asyncio.sleep(0)
         current = self._due.get(this_second, set())
         for key in [key for key in current if self._records[key].expires_at <= moment]:
             current.discard(key)
@@ -392,7 +403,8 @@ class MemoryStore(SessionStore, EventLog):
             self._index(key, record)
             return
         record.indexed = None
-        self._expired.add(key)
+        self._expired.append(key)
+        self._expired_count += 1
         if record.principal is not None:
             self._expired_of[record.principal] += 1
 

@@ -407,6 +407,18 @@ async def test_a_sweep_leaves_what_had_not_expired_at_the_moment_it_is_given(sto
     assert await store.get("key-0001") is not None
 
 
+async def test_a_sweep_by_a_clock_a_little_behind_removes_all_that_had_expired_by_it(store, make_session, clock):
+    for number in range(50):
+        await store.create(make_session(key=f"before-{number}", lives=10))
+        await store.create(make_session(key=f"since-{number}", lives=10.3))
+    moment = clock.advance(10.1)
+    clock.advance(0.3)
+    assert await store.count() == 0
+    assert await store.sweep(moment, 1000) == 50
+    assert [await store.get(f"before-{number}") for number in range(50)] == [None] * 50
+    assert await store.sweep(clock(), 1000) == 50
+
+
 async def test_a_sweep_for_a_later_moment_ends_no_session_that_it_does_not_remove(store, make_session, clock):
     for number in range(5):
         await store.create(make_session(key=f"key-{number}", lives=10, principal="one"))
