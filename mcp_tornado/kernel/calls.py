@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from starlette.requests import Request as StarletteRequest
 
 from mcp_tornado.kernel import messages
+from mcp_tornado.kernel.inbound import LazyHeaders
 from mcp_tornado.kernel.messages import CALL_LOST, REQUEST_CANCELLED, Request, RequestId
 from mcp_tornado.kernel.outgoing import OutgoingRequests
 from mcp_tornado.kernel.responses import Outcome, ResponseStream
@@ -92,7 +93,7 @@ class CallContext:
         self.transport = TransportContext(
             kind=TRANSPORT_KIND,
             can_send_request=may_send,
-            headers=shown.headers if shown is not None else None,
+            headers=LazyHeaders(shown) if shown is not None else None,
         )
         self.message_metadata: MessageMetadata = ServerMessageMetadata(
             request_context=shown,

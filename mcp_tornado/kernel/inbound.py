@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -30,6 +30,10 @@ class InboundRequest:
         The session's id never reaches a tool: its header holds the key, and is left out where there is no
         session.
         """
+        return _ShownRequest(self, session_key)
+
+    def to_scope(self, session_key: str | None) -> dict[str, Any]:
+        """Return the ASGI scope of the request that tools see."""
         headers: list[tuple[bytes, bytes]] = []
         for name, value in self.headers:
             if name == SESSION_HEADER:
@@ -37,7 +41,7 @@ class InboundRequest:
                     continue
                 value = session_key
             headers.append((name.encode("latin-1", "replace"), value.encode("latin-1", "replace")))
-        scope: dict[str, Any] = {
+        return {
             "type": "http",
             "http_version": "1.1",
             "method": self.method,
@@ -51,4 +55,34 @@ class InboundRequest:
             "server": (self.host, None),
             "state": {},
         }
-        return StarletteRequest(scope)
+
+
+class _ShownRequest(StarletteRequest):
+    """A Starlette request that is only made up once a tool looks at it; most never do."""
+
+    def __init__(self, inbound: InboundRequest, session_key: str | None) -> None:
+        self._inbound = inbound
+        self._session_key = session_key
+
+    def __getattr__(self, name: str) -> Any:
+        # Only called for what is not there: at first, all that Starlette's own __init__ sets.
+        if "scope" in self.__dict__ or name.startswith("__"):
+            raise AttributeError(name)
+        super().__init__(self._inbound.to_scope(self._session_key))
+        return object.__getattribute__(self, name)
+
+
+class LazyHeaders(Mapping[str, str]):
+    """The headers of a shown request, by name in any case, made up once they are looked at."""
+
+    def __init__(self, shown: StarletteRequest) -> None:
+        self._shown = shown
+
+    def __getitem__(self, name: str) -> str:
+        return self._shown.headers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shown.headers)
+
+    def __len__(self) -> int:
+        return len(self._shown.headers)

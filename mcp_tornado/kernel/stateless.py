@@ -36,7 +36,7 @@ from starlette.requests import Request as StarletteRequest
 
 from mcp_tornado.kernel import messages
 from mcp_tornado.kernel.calls import TRANSPORT_KIND, failure, lost
-from mcp_tornado.kernel.inbound import InboundRequest
+from mcp_tornado.kernel.inbound import InboundRequest, LazyHeaders
 from mcp_tornado.kernel.messages import JSONObject, Request, RequestId
 from mcp_tornado.kernel.responses import Answer, Outcome, encoded
 from mcp_tornado.kernel.streams import Frame, FrameQueue, FrameReader
@@ -75,7 +75,7 @@ class StandaloneContext:
     ) -> None:
         self._request = request
         self._emit = emit
-        self.transport = TransportContext(kind=TRANSPORT_KIND, can_send_request=False, headers=shown.headers)
+        self.transport = TransportContext(kind=TRANSPORT_KIND, can_send_request=False, headers=LazyHeaders(shown))
         self.message_metadata: MessageMetadata = ServerMessageMetadata(request_context=shown, can_send_request=False)
         self.cancel_requested = anyio.Event()
 

@@ -28,13 +28,14 @@ def encode(value: Any) -> bytes:
 
 
 def encode_stored(value: Any) -> bytes:
-    """Return a JSON value as bytes that `decode_stored` reads back exactly.
+    """Return a JSON value as bytes that `decode_stored` reads back exactly, and that are good to keep.
 
     Raises:
         TypeError, ValueError: See `encode`.
     """
     try:
-        return orjson.dumps(value)
+        # A copy: orjson hands out its working buffer, which holds 4 KiB however short the text is.
+        return bytes(memoryview(orjson.dumps(value)))
     except TypeError:
         return _EXACT + encode(value)
 

@@ -31,8 +31,8 @@ from mcp_tornado.sessions.store import (
 )
 
 _SECOND: Final = 1_000_000
-_SLICE: Final = 200
-"""How many sessions are looked at between two returns to the event loop: well below a millisecond."""
+_SLICE: Final = 50
+"""How many sessions are looked at between two returns to the event loop: freeing memory is slow now and then."""
 
 
 def memory_store(url: str, options: Mapping[str, Any], clock: Clock) -> MemoryStore:

@@ -5,14 +5,18 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
+import time
 from collections.abc import Awaitable, Sequence
 from contextlib import aclosing
+from email.utils import formatdate
 from types import TracebackType
 from typing import Any, ClassVar, Final, Protocol
 
 import structlog
 from tornado.http1connection import HTTP1Connection
+from tornado.httputil import HTTPHeaders
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, stream_request_body
 
@@ -42,6 +46,10 @@ _CORS_HEADERS: Final = (
 )
 _CORS_PREFIX: Final = "mcp-param-"
 _CORS_MAX_AGE: Final = "600"
+
+_PROCESS: Final = secrets.token_hex(3)
+_NUMBERS: Final = itertools.count(1)
+"""Requests are numbered, with the process before the number: unique enough to find one in the logs."""
 
 _DISCARD_SECONDS: Final = 5.0
 """How long the rest of a body that is too large is read, so that the client sees the answer."""
@@ -93,11 +101,21 @@ class BaseHandler(SessionValidationMixin):
         """The parts of the application."""
         return self._services
 
+    def clear(self) -> None:
+        """Begin the response; Tornado calls this at the start, and before an error is written."""
+        # What Tornado's own does, without checking constants again and formatting the date at every request.
+        self._headers = HTTPHeaders()
+        self._headers["Date"] = _date()
+        self._write_buffer: list[bytes] = []
+        self._status_code = 200
+        self._reason = "OK"
+        self.set_default_headers()
+
     # ------------------------------------------------------------------ before the method
 
     async def prepare(self) -> None:
         """Check Host, Origin, size and session, in this order."""
-        structlog.contextvars.bind_contextvars(request_id=secrets.token_hex(4), client=self.request.remote_ip)
+        structlog.contextvars.bind_contextvars(request_id=f"{_PROCESS}-{next(_NUMBERS)}", client=self.request.remote_ip)
         self.services.active.enter(self)
         self._check_size()
         try:
@@ -367,6 +385,18 @@ class UnknownRoute(BaseHandler):
         """Refuse."""
         self._check_host()
         raise SessionError(ErrorCode.ROUTE_NOT_FOUND)
+
+
+_dated: tuple[int, str] = (0, "")
+
+
+def _date() -> str:
+    """Return the present `Date` (RFC 9110, section 6.6.1), made once a second."""
+    global _dated
+    now = int(time.time())
+    if _dated[0] != now:
+        _dated = (now, formatdate(now, usegmt=True))
+    return _dated[1]
 
 
 def server_sent_event(frame: Frame, retry: int | None) -> bytes:
