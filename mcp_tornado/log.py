@@ -25,6 +25,8 @@ ERROR: Final = logging.ERROR
 
 _ESCAPES: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), 0x7F)}
 
+_ESCAPES_IN_TEXT: Final = {code: escape for code, escape in _ESCAPES.items() if chr(code) not in "\n\t"}
+
 _threshold = INFO
 
 
@@ -85,17 +87,29 @@ class _Containing(logging.Handler):
             logging.getLogger().handle(record)
 
 
+_CONTAINING: Final = _Containing()
+
+_containers: Final[dict[str, int]] = {}
+
+
 @contextlib.contextmanager
 def contained(name: str) -> Generator[None]:
-    """Let no log handler fail those who log through the standard library's logger of this name."""
-    logger, handler = logging.getLogger(name), _Containing()
-    propagated, logger.propagate = logger.propagate, False
-    logger.addHandler(handler)
+    """Let no log handler fail those who log through the standard library's logger of this name.
+
+    It may be entered several times, and left in any order: the last to leave undoes it.
+    """
+    logger = logging.getLogger(name)
+    if not _containers.get(name):
+        logger.addHandler(_CONTAINING)
+        logger.propagate = False
+    _containers[name] = _containers.get(name, 0) + 1
     try:
         yield
     finally:
-        logger.removeHandler(handler)
-        logger.propagate = propagated
+        _containers[name] -= 1
+        if not _containers[name]:
+            logger.removeHandler(_CONTAINING)
+            logger.propagate = True
 
 
 def configure(level: str = "INFO", log_format: LogFormat = "auto") -> None:
@@ -124,7 +138,7 @@ def configure(level: str = "INFO", log_format: LogFormat = "auto") -> None:
     rendering: list[Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
         if as_json
-        else [_escape_control_characters, _console()]
+        else [structlog.processors.format_exc_info, _escape_control_characters, _console()]
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
@@ -147,7 +161,7 @@ def _console() -> Processor:
 def _escape_control_characters(_logger: Any, _method: str, event: EventDict) -> EventDict:
     """Let no value begin a line of its own, or command the terminal."""
     return {
-        key: value.translate(_ESCAPES) if isinstance(value, str) and key != "exception" else value
+        key: value.translate(_ESCAPES_IN_TEXT if key == "exception" else _ESCAPES) if isinstance(value, str) else value
         for key, value in event.items()
     }
 
