@@ -105,8 +105,9 @@ class Kernel:
     async def running(self) -> AsyncGenerator[None]:
         """Enter the server's lifespan and keep busy sessions alive; on leaving, end whatever still runs."""
         async with AsyncExitStack() as stack:
-            stack.enter_context(without_idle_tracing(self._server))
             lifespan_state = await stack.enter_async_context(self._server.lifespan(self._server))
+            # After the lifespan: it may be what sets tracing up.
+            stack.enter_context(without_idle_tracing(self._server))
             connect = partial(SessionConnection, self._server, lifespan_state, self._log, self._outgoing)
             self._pool = ConnectionPool(connect, self._calls.__contains__)
             self._handshake = Handshake(self._manager, self._pool, self._outgoing, issue_sessions=self._issue_sessions)
