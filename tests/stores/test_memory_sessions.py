@@ -504,7 +504,7 @@ async def test_two_sweeps_at_once_remove_each_session_once(store, make_session, 
 
 async def test_what_is_gone_leaves_nothing_in_memory(store, make_session, clock):
     def held():
-        found, to_visit, seen = set(), [vars(store)], set()
+        found, to_visit, seen = set(), list(vars(store).values()), set()
         while to_visit:
             current = to_visit.pop()
             if id(current) not in seen and not isinstance(current, type):
