@@ -295,7 +295,12 @@ class _Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header."""
-        self._headers.add(name.decode("latin-1"), value.decode("latin-1").strip(" \t"))
+        text = name.decode("latin-1")
+        # The parser has checked both, so add() need not do it again; it is what keeps a repeated header apart.
+        if text in self._headers:
+            self._headers.add(text, value.decode("latin-1").strip(" \t"))
+        else:
+            self._headers[text] = value.decode("latin-1").strip(" \t")
 
     def on_headers_complete(self) -> None:
         """Queue the request."""

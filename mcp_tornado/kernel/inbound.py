@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from starlette.requests import Request as StarletteRequest
 
 SESSION_HEADER: Final = "mcp-session-id"
+
+
+class HeaderSource(Protocol):
+    """Where headers come from: Tornado's `HTTPHeaders`, for one."""
+
+    def get_all(self) -> Iterable[tuple[str, str]]:
+        """Return names and values, in whatever case."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +28,13 @@ class InboundRequest:
     host: str
     path: str
     query: str
-    headers: Sequence[tuple[str, str]]
-    """Names in lower case; a name may come several times."""
+    raw_headers: HeaderSource
     remote_addr: str
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """The headers, names in lower case; a name may come several times."""
+        return [(name.lower(), value) for name, value in self.raw_headers.get_all()]
 
     def shown(self, session_key: str | None) -> StarletteRequest:
         """Return the request as tools see it, where the SDK has it: a Starlette request.

@@ -20,6 +20,7 @@ from mcp_tornado.kernel.hosting import HostedServer, without_idle_tracing
 from mcp_tornado.kernel.inbound import InboundRequest
 from mcp_tornado.kernel.messages import JSONObject, Message, Notification, Reply, Request, RequestId
 from mcp_tornado.kernel.outgoing import OutgoingRequests
+from mcp_tornado.kernel.patience import Patience
 from mcp_tornado.kernel.readers import Readers
 from mcp_tornado.kernel.responses import Answer, ResponseStream, SessionExchange
 from mcp_tornado.kernel.stateless import LISTEN, Handle, StandaloneExchange, StatelessEra
@@ -84,7 +85,7 @@ class Kernel:
         self._manager = manager
         self._log = log
         self._metrics = metrics
-        self._patience = None if json_responses else stream_after
+        self._patience = None if json_responses else Patience(stream_after)
         self._issue_sessions = issue_sessions
         self._outgoing = OutgoingRequests()
         self._calls: dict[str, list[Call]] = {}
@@ -486,6 +487,8 @@ class Kernel:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._patience is not None:
+            self._patience.close()
         await self._pool.close()
 
     async def _keep_alive(self) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mcp_tornado.kernel import messages
+from mcp_tornado.kernel.patience import Patience
 from mcp_tornado.kernel.streams import Frame, FrameQueue, FrameReader, new_stream
 from mcp_tornado.log import get_logger
 from mcp_tornado.sessions import ErrorCode, EventLog, SessionError, SessionGone, StreamEnded, short_key
@@ -91,22 +92,20 @@ class ResponseStream:
         self.queue = FrameQueue()
         """What the POST's own connection is sent."""
 
-    async def answered(self, patience: float | None) -> bool:
-        """Wait until all is answered or something was emitted, at most `patience` seconds (`None`: no limit).
+    async def answered(self, patience: Patience | None) -> bool:
+        """Wait until all is answered or something was emitted, as long as patience lasts (`None`: for ever).
 
         Returns:
             Whether the answer is at hand, or the client is gone; else a stream is called for.
         """
         if self._missing and not self._opened and not self._abandoned:
-            loop = asyncio.get_running_loop()
-            self._waiter = loop.create_future()
-            timer = loop.call_later(patience, self._decide) if patience is not None else None
+            self._waiter = asyncio.get_running_loop().create_future()
+            if patience is not None:
+                patience.after(self._decide)
             try:
                 await self._waiter
             finally:
                 self._waiter = None
-                if timer is not None:
-                    timer.cancel()
         return self._abandoned or (not self._opened and not self._missing)
 
     def _decide(self) -> None:
@@ -219,7 +218,7 @@ class ResponseStream:
 class SessionExchange:
     """One POST of a session, as the web layer answers it."""
 
-    def __init__(self, stream: ResponseStream, patience: float | None) -> None:
+    def __init__(self, stream: ResponseStream, patience: Patience | None) -> None:
         self._stream = stream
         self._patience = patience
 

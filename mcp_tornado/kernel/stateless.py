@@ -38,6 +38,7 @@ from mcp_tornado.kernel import messages
 from mcp_tornado.kernel.calls import TRANSPORT_KIND, failure, lost
 from mcp_tornado.kernel.inbound import InboundRequest, LazyHeaders
 from mcp_tornado.kernel.messages import JSONObject, Request, RequestId
+from mcp_tornado.kernel.patience import Patience
 from mcp_tornado.kernel.responses import Answer, Outcome, encoded
 from mcp_tornado.kernel.streams import Frame, FrameQueue, FrameReader
 from mcp_tornado.log import get_logger
@@ -108,7 +109,7 @@ class StandaloneExchange:
     Args:
         request: The request.
         handle: Runs it, given what takes the notifications (`None` where they are dropped).
-        patience: Seconds after which a stream is opened though nothing was emitted; `None`: it never is.
+        patience: After which a stream is opened though nothing was emitted; `None`: it never is.
         always_streams: Whether even an answer at hand goes out as a stream.
         metrics: Counts tool calls.
     """
@@ -118,7 +119,7 @@ class StandaloneExchange:
         request: Request,
         handle: Handle,
         *,
-        patience: float | None,
+        patience: Patience | None,
         always_streams: bool,
         metrics: Metrics,
     ) -> None:
@@ -166,13 +167,9 @@ class StandaloneExchange:
         """Return the JSON answer, or `None` where `frames` are to be streamed."""
         if self._always_streams:
             return None
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(self._patience, self._decided.set) if self._patience is not None else None
-        try:
-            await self._decided.wait()
-        finally:
-            if timer is not None:
-                timer.cancel()
+        if self._patience is not None:
+            self._patience.after(self._decided.set)
+        await self._decided.wait()
         if self._queue.closed:  # the client has hung up
             return Answer(200, b"")
         return None if self._emitted else self._answer

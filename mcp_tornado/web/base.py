@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Sequence
 from contextlib import aclosing
 from email.utils import formatdate
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, ClassVar, Final, Protocol
 
@@ -214,11 +215,7 @@ class BaseHandler(SessionValidationMixin):
 
     def accepts(self, media_type: str) -> bool:
         """Say whether the `Accept` header names a media type, by itself or by a wildcard; none means all."""
-        header = self.request.headers.get("Accept")
-        if header is None:
-            return True
-        named = {part.partition(";")[0].strip().lower() for part in header.split(",")}
-        return not named.isdisjoint({media_type, f"{media_type.partition('/')[0]}/*", "*/*"})
+        return _accepts(self.request.headers.get("Accept"), media_type)
 
     def client(self) -> ClientInfo:
         """Return what the request says of its client."""
@@ -233,7 +230,7 @@ class BaseHandler(SessionValidationMixin):
             host=request.host,
             path=request.path,
             query=request.query,
-            headers=[(name.lower(), value) for name, value in request.headers.get_all()],
+            raw_headers=request.headers,
             remote_addr=request.remote_ip or "",
         )
 
@@ -385,6 +382,15 @@ class UnknownRoute(BaseHandler):
         """Refuse."""
         self._check_host()
         raise SessionError(ErrorCode.ROUTE_NOT_FOUND)
+
+
+@lru_cache(maxsize=256)
+def _accepts(header: str | None, media_type: str) -> bool:
+    # Clients say the same every time, so this is nearly always known already.
+    if header is None:
+        return True
+    named = {part.partition(";")[0].strip().lower() for part in header.split(",")}
+    return not named.isdisjoint({media_type, f"{media_type.partition('/')[0]}/*", "*/*"})
 
 
 _dated: tuple[int, str] = (0, "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 _ANY: Final = "*"
@@ -37,6 +38,7 @@ class OriginGuard:
         return bool(separator) and _matches(authority, f"{scheme}://", self._allowed)
 
 
+@lru_cache(maxsize=256)
 def _matches(authority: str, prefix: str, allowed: frozenset[str]) -> bool:
     found = _AUTHORITY.fullmatch(authority)
     return found is not None and (prefix + authority in allowed or prefix + found["host"] in allowed)
