@@ -23,6 +23,7 @@ from tornado.httputil import (
     HTTPHeaders,
     HTTPInputError,
     HTTPMessageDelegate,
+    HTTPOutputError,
     HTTPServerConnectionDelegate,
     RequestStartLine,
     ResponseStartLine,
@@ -81,19 +82,24 @@ class _Exchange(HTTPConnection):
         self.context = connection.context.behind_proxy(headers) if connection.xheaders else connection.context
         self.received = False
         """Whether the request is here to its end."""
+        self.keep_alive = True
         self.pending = 0
         """Bytes of the body that wait for the handler."""
-        self.keep_alive = True
+        self.head_sent = False
         self._connection = connection
+        self._variables = connection.new_context()
         self._start_line = start_line
         self._headers = headers
         self._chunks: deque[bytes] = deque()
         self._size = 0
+        self._max_size = _MAX_BODY_BYTES
         self._delegate: HTTPMessageDelegate | None = None
         self._ready = False
+        self._continued = False
         self._handed_over = False
         self._chunked = False
-        self._answered = False
+        self._unsent: int | None = None
+        self._over = False
         self._close_callback: Callable[[], None] | None = None
 
     # ------------------------------------------------------------------ the request
@@ -103,56 +109,86 @@ class _Exchange(HTTPConnection):
         """Whether the application has it."""
         return self._delegate is not None
 
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether it is the client's turn: to send on what it has begun."""
+        return self._ready and not self.received and not self._chunks and not self.head_sent
+
     def start(self, app: HTTPServerConnectionDelegate) -> None:
         """Give the request to the application.
 
         Raises:
             HTTPInputError: Tornado does not take it.
         """
-        self._delegate = app.start_request(self._connection, self)
-        self._proceed_after(self._delegate.headers_received(self._start_line, self._headers))
+        delegate = app.start_request(self._connection, self)
+        waited_for = self._variables.run(delegate.headers_received, self._start_line, self._headers)
+        self._delegate = delegate
+        self._proceed_after(waited_for)
 
-    def add(self, chunk: bytes) -> bool:
-        """Take a piece of the body; say whether it is not too much."""
+    def add(self, chunk: bytes) -> None:
+        """Take a piece of the body.
+
+        Raises:
+            HTTPInputError: It is too much.
+        """
         self._size += len(chunk)
-        if not self._answered:
+        if self._size > self._max_size:
+            raise HTTPInputError("the body is too large")
+        if not self._over:
             self._chunks.append(chunk)
             self.pending += len(chunk)
-        return self._size <= _MAX_BODY_BYTES
+
+    def set_max_body_size(self, max_body_size: int) -> None:
+        """Set how many bytes the body may have; see `tornado.http1connection.HTTP1Connection`."""
+        self._max_size = max_body_size
 
     def _proceed_after(self, waited_for: Awaitable[None] | None) -> None:
-        # Tornado's delegates answer with a future, or with None where there is nothing to wait for.
-        if not isinstance(waited_for, asyncio.Future) or waited_for.done():
-            self._ready = True
-            return
-        self._ready = False
-        waited_for.add_done_callback(self._proceed)
+        # Tornado's delegates answer with something to wait for, or with None.
+        self._ready = waited_for is None
+        if waited_for is not None:
+            asyncio.ensure_future(waited_for).add_done_callback(self._proceed)
 
-    def _proceed(self, _: asyncio.Future[None]) -> None:
+    def _proceed(self, waited_for: asyncio.Future[None]) -> None:
+        if waited_for.cancelled() or waited_for.exception() is not None:
+            _log.error("http.handler_failed", error=repr(waited_for.exception()))
+            self._connection.abort()
+            return
         self._ready = True
-        if self._headers.get("Expect", "").lower() == "100-continue" and not self.received and not self._answered:
-            self._connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._connection.touch()
         self.hand_over()
 
     def hand_over(self) -> None:
         """Give the handler what has come of the body, once it is ready for that."""
         delegate = self._delegate
-        while delegate is not None and self._ready and self._chunks and not self._answered:
+        if delegate is None:
+            return
+        self._tell_to_go_on()
+        while self._ready and self._chunks and not self._over:
             chunk = self._chunks.popleft()
             self.pending -= len(chunk)
-            self._proceed_after(delegate.data_received(chunk))
-        if delegate is not None and self._ready and self.received and not self._handed_over and not self._answered:
+            self._proceed_after(self._variables.run(delegate.data_received, chunk))
+        if self._ready and self.received and not self._handed_over and not self._over:
             self._handed_over = True
-            delegate.finish()
+            self._variables.run(delegate.finish)
         self._connection.throttle()
+
+    def _tell_to_go_on(self) -> None:
+        """Answer `Expect: 100-continue` (RFC 9110, section 10.1.1), if the body is wanted and has not come."""
+        if self._continued or not self._ready or self._over or self.head_sent or self.received or self._size:
+            return
+        self._continued = True
+        if self._headers.get("Expect", "").lower() == "100-continue":
+            self._connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def lost(self) -> None:
         """Tell the handler that the client has hung up."""
-        if self._delegate is None or self._answered:
+        delegate, self._over = self._delegate, self._over or self._delegate is None
+        if delegate is None or self._over:
             return
+        self._over = True
         callback, self._close_callback = self._close_callback, None
         if not self._handed_over:
-            self._delegate.on_connection_close()
+            delegate.on_connection_close()
         elif callback is not None:
             callback()
 
@@ -169,11 +205,14 @@ class _Exchange(HTTPConnection):
         code, reason = cast(ResponseStartLine, start_line)[1:]
         method, version = self._start_line.method, self._start_line.version
         has_body = method != "HEAD" and code not in _NO_BODY and code >= 200
-        self._chunked = has_body and version == "HTTP/1.1" and "Content-Length" not in headers
+        length = headers.get("Content-Length") if has_body else None
+        self._chunked = has_body and version == "HTTP/1.1" and length is None
         if self._chunked:
             headers["Transfer-Encoding"] = "chunked"
-        elif has_body and "Content-Length" not in headers:
+        elif has_body and length is None:
             self.keep_alive = False  # the end of the connection is the end of the body
+        elif length is not None:
+            self._unsent = int(length)
         if headers.get("Connection", "").lower() == "close" or not self.received:
             self.keep_alive = False
         if not self.keep_alive:
@@ -184,25 +223,36 @@ class _Exchange(HTTPConnection):
         head = "\r\n".join(lines)
         if head.count("\n") != len(lines) - 1 or head.count("\r") != len(lines) - 1:
             raise ValueError("a header of the response holds a line break")
-        return self._connection.send(head.encode("latin-1") + b"\r\n\r\n" + self._framed(chunk or b""))
+        data = head.encode("latin-1") + b"\r\n\r\n" + self._framed(chunk or b"")
+        self.head_sent = True
+        return self._connection.send(data)
 
     def write(self, chunk: bytes) -> asyncio.Future[None]:
         """Send a piece of the body; the future is done once the client takes more."""
         return self._connection.send(self._framed(chunk))
 
     def _framed(self, chunk: bytes) -> bytes:
+        if self._unsent is not None:
+            self._unsent -= len(chunk)
+            if self._unsent < 0:
+                self._connection.abort()
+                raise HTTPOutputError("the response is longer than its Content-Length")
         if self._chunked and chunk:
             return b"%x\r\n%b\r\n" % (len(chunk), chunk)
         return chunk
 
     def finish(self) -> None:
         """End the response."""
-        if self._chunked:
-            self._connection.send(b"0\r\n\r\n")
-        self._answered = True
+        self._over = True
         self._close_callback = None
         self._chunks.clear()
         self.pending = 0
+        if not self.head_sent or self._unsent:
+            # Nothing, or less than was promised: only the end of the connection can tell.
+            self._connection.abort()
+            return
+        if self._chunked:
+            self._connection.send(b"0\r\n\r\n")
         self._connection.answered(self)
 
 
@@ -221,11 +271,25 @@ class _Connection(asyncio.Protocol):
         self._target = b""
         self._headers = HTTPHeaders()
         self._head_bytes = 0
+        self._unparsed_bytes = 0
         self._in_head = False
+        self._upgrade = False
+        self._body_only = False
+        self._done_reading = False
+        self._refusal: SessionError | None = None
         self._lost = False
         self._ending = False
-        self._writable: asyncio.Future[None] | None = None
+        self._blocked = False
+        self._writers: list[asyncio.Future[None]] = []
         self._paused = False
+        self._active_at = self._loop.time()
+
+    def new_context(self) -> contextvars.Context:
+        """Return a context for one request, so that what its handler sets is nobody else's."""
+        return self._server.context.copy()
+
+    def touch(self) -> None:
+        """Note that something happened on the connection."""
         self._active_at = self._loop.time()
 
     # ------------------------------------------------------------------ asyncio.Protocol
@@ -239,24 +303,41 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what has come; called by asyncio."""
-        self._active_at = self._loop.time()
-        if self._ending:
+        self.touch()
+        if self._ending or self._done_reading:
             return
         if self._receiving is None:
-            self._head_bytes += len(data)
+            self._unparsed_bytes += len(data)
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # The request is taken as it is, without the upgrade; what follows it cannot be parsed.
-            if self._exchanges:
-                self._exchanges[-1].keep_alive = False
+            self._feed(data)
+            if self._in_head and self._unparsed_bytes > _MAX_HEAD_BYTES:
+                raise HTTPInputError("the head of the request is too large")
         except (httptools.HttpParserError, HTTPInputError) as error:
-            self._refuse(SessionError(ErrorCode.INVALID_REQUEST, "This is not valid HTTP/1.1", reason=str(error)))
-            return
-        if self._in_head and self._head_bytes > _MAX_HEAD_BYTES:
-            self._refuse(SessionError(ErrorCode.INVALID_REQUEST, "The head of the request is too large"))
+            self._break_off(error)
             return
         self._advance()
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # The request is taken as it is, without the upgrade. The parser has stopped before its body.
+            self._upgrade = False
+            exchange, framing = self._exchanges[-1], self._framing()
+            exchange.keep_alive = False
+            if framing is None:
+                self._complete(exchange)
+                return
+            self._receiving, self._body_only = exchange, True
+            self._parser = httptools.HttpRequestParser(self)
+            self._parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n\r\n" + data[upgrade.args[0] :])
+
+    def _framing(self) -> bytes | None:
+        """Return the header that tells where the body of the last request ends; `None` where it has none."""
+        for name in ("Transfer-Encoding", "Content-Length"):
+            if name in self._headers:
+                return f"{name}: {self._headers[name]}".encode("latin-1")
+        return None
 
     def eof_received(self) -> bool:
         """Take the end of what the client sends for the end of the connection; called by asyncio."""
@@ -266,35 +347,49 @@ class _Connection(asyncio.Protocol):
         """End; called by asyncio."""
         self._lost = True
         self._server.forget(self)
-        self.resume_writing()
+        writers, self._writers = self._writers, []
+        for writer in writers:
+            if not writer.done():
+                writer.set_exception(StreamClosedError())
+                writer.exception()  # nobody need look at it
         exchanges, self._exchanges = self._exchanges, deque()
         for exchange in exchanges:
             exchange.lost()
 
     def pause_writing(self) -> None:
         """Let writers wait: the client is slow; called by asyncio."""
-        self._writable = self._loop.create_future()
+        self._blocked = True
 
     def resume_writing(self) -> None:
         """Let writers go on; called by asyncio."""
-        writable, self._writable = self._writable, None
-        if writable is not None and not writable.done():
-            writable.set_result(None)
+        self._blocked = False
+        writers, self._writers = self._writers, []
+        for writer in writers:
+            if not writer.done():
+                writer.set_result(None)
+        self._advance()
 
     # ------------------------------------------------------------------ httptools
 
     def on_message_begin(self) -> None:
         """Begin a request; called by the parser, as the next ones are."""
-        self._in_head = True
-        self._target = b""
-        self._headers = HTTPHeaders()
+        if not self._body_only:
+            self._in_head = True
+            self._head_bytes = 0
+            self._target = b""
+            self._headers = HTTPHeaders()
 
     def on_url(self, url: bytes) -> None:
         """Take a piece of the request's target."""
-        self._target += url
+        if not self._body_only:
+            self._count_head(len(url))
+            self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header."""
+        """Take a header; what comes after the body (trailers) is read and dropped (RFC 9110, section 6.5.1)."""
+        self._count_head(len(name) + len(value) + 4)
+        if not self._in_head:
+            return
         text = name.decode("latin-1")
         # The parser has checked both, so add() need not do it again; it is what keeps a repeated header apart.
         if text in self._headers:
@@ -302,72 +397,109 @@ class _Connection(asyncio.Protocol):
         else:
             self._headers[text] = value.decode("latin-1").strip(" \t")
 
+    def _count_head(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > _MAX_HEAD_BYTES:
+            raise HTTPInputError("the head of the request is too large")
+
     def on_headers_complete(self) -> None:
         """Queue the request."""
+        if self._body_only:
+            return
         self._in_head = False
-        self._head_bytes = 0
-        start_line = RequestStartLine(
-            self._parser.get_method().decode("latin-1"),
-            self._target.decode("latin-1"),
-            f"HTTP/{self._parser.get_http_version()}",
+        self._unparsed_bytes = 0
+        version = self._parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            raise HTTPInputError(f"HTTP/{version} is not spoken here")
+        method = self._parser.get_method().decode("latin-1")
+        exchange = _Exchange(
+            self, RequestStartLine(method, self._target.decode("latin-1"), f"HTTP/{version}"), self._headers
         )
-        exchange = _Exchange(self, start_line, self._headers)
         exchange.keep_alive = self._parser.should_keep_alive()
+        self._upgrade = self._parser.should_upgrade()
         self._receiving = exchange
         self._exchanges.append(exchange)
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body."""
-        if self._receiving is not None and not self._receiving.add(body):
-            raise HTTPInputError("the body is too large")
+        if self._receiving is not None:
+            self._receiving.add(body)
 
     def on_message_complete(self) -> None:
         """Note that the request is here to its end."""
-        if self._receiving is not None:
-            self._receiving.received = True
-            self._receiving = None
+        # Where an upgrade is asked for, the parser says so before the body.
+        if self._receiving is not None and not self._upgrade:
+            self._complete(self._receiving)
+
+    def _complete(self, exchange: _Exchange) -> None:
+        exchange.received = True
+        self._receiving = None
+        if not exchange.keep_alive:
+            self._done_reading = True  # what follows the last request is nobody's
 
     # ------------------------------------------------------------------ the exchanges
 
     def _advance(self) -> None:
-        """Go on with the request whose turn it is."""
-        if self._exchanges and not self._ending:
-            exchange = self._exchanges[0]
-            if not exchange.started:
-                try:
-                    exchange.start(self._server.app)
-                except HTTPInputError as error:
-                    self._refuse(SessionError(ErrorCode.INVALID_REQUEST, f"This is not valid HTTP: {error}"))
-                    return
-            exchange.hand_over()
+        """Go on with the request whose turn it is, unless the client does not take what it was sent."""
+        if not self._exchanges or self._ending or self._lost:
+            return
+        exchange = self._exchanges[0]
+        if not exchange.started:
+            if self._blocked:
+                self.throttle()
+                return
+            try:
+                exchange.start(self._server.app)
+            except HTTPInputError as error:
+                self._exchanges.clear()
+                self._refuse(_no_http(error))
+                return
+        exchange.hand_over()
+
+    def _break_off(self, error: Exception) -> None:
+        """End the reading at what is no HTTP; the requests before it are still answered."""
+        self._done_reading = True
+        broken, self._receiving = self._receiving, None
+        if broken is not None and broken in self._exchanges:
+            if broken.head_sent:
+                self.abort()
+                return
+            self._exchanges.remove(broken)
+            broken.lost()
+        if self._exchanges:
+            self._refusal = _no_http(error)
+            self._advance()
+        else:
+            self._refuse(_no_http(error))
 
     def send(self, data: bytes) -> asyncio.Future[None]:
         """Send bytes; the future is done once the client takes more, and failed where it has hung up."""
-        if self._lost or self._transport.is_closing():
-            failed: asyncio.Future[None] = self._loop.create_future()
-            failed.set_exception(StreamClosedError())
-            failed.exception()  # nobody need look at it
-            return failed
+        sent: asyncio.Future[None] = self._loop.create_future()
+        if self._lost or self._ending or self._transport.is_closing():
+            sent.set_exception(StreamClosedError())
+            sent.exception()  # nobody need look at it
+            return sent
         self._transport.write(data)
-        if self._writable is not None:
-            return self._writable
-        done: asyncio.Future[None] = self._loop.create_future()
-        done.set_result(None)
-        return done
+        if self._blocked:
+            self._writers.append(sent)
+        else:
+            sent.set_result(None)
+        return sent
 
     def answered(self, exchange: _Exchange) -> None:
         """Go on to the next request, or end, after a response."""
         if self._lost or not self._exchanges or self._exchanges[0] is not exchange:
             return
-        self._active_at = self._loop.time()
+        self.touch()
         self._exchanges.popleft()
         if not exchange.received:
             self._linger()
         elif not exchange.keep_alive:
             self._end()
         elif self._exchanges:
-            # In the connection's own context: the handler's variables are not the next one's.
-            self._loop.call_soon(self._advance, context=self._server.context)
+            self._loop.call_soon(self._advance, context=self.new_context())
+        elif self._refusal is not None:
+            self._refuse(self._refusal)
         self.throttle()
 
     def throttle(self) -> None:
@@ -377,18 +509,17 @@ class _Connection(asyncio.Protocol):
         )
         if waiting != self._paused and not self._lost and not self._transport.is_closing():
             self._paused = waiting
-            if waiting:
-                self._transport.pause_reading()
-            else:
-                self._transport.resume_reading()
+            self.touch()
+            # asyncio reads on in the context that this is called in: it must not be a handler's.
+            change = self._transport.pause_reading if waiting else self._transport.resume_reading
+            self.new_context().run(change)
 
     def _refuse(self, error: SessionError) -> None:
-        """Answer what is no request of HTTP, where no response is under way, and end."""
+        """Answer what is no request of HTTP, and end."""
         _log.info("http.refused", client=self.context.remote_ip, reason=error.reason)
-        if not any(exchange.started for exchange in self._exchanges):
-            body = encode({"jsonrpc": "2.0", "id": None, "error": error.to_error()})
-            head = "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n"
-            self.send(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        body = encode({"jsonrpc": "2.0", "id": None, "error": error.to_error()})
+        head = "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        self.send(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         self._linger()
 
     def _linger(self) -> None:
@@ -397,7 +528,7 @@ class _Connection(asyncio.Protocol):
         if not self._lost and not self._transport.is_closing():
             with suppress(OSError):
                 self._transport.write_eof()
-            self._loop.call_later(_LINGER_SECONDS, self.abort)
+            self._loop.call_later(_LINGER_SECONDS, self.abort, context=self.new_context())
 
     def _end(self) -> None:
         self._ending = True
@@ -413,11 +544,17 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
 
     def check(self, now: float) -> None:
-        """Close a connection on which nothing has happened for too long."""
-        waits_for_client = not self._exchanges or not self._exchanges[0].received
-        stalled = self._in_head or bool(self._exchanges)
-        if waits_for_client and now - self._active_at > (_STALLED_SECONDS if stalled else _IDLE_SECONDS):
+        """Close a connection whose client has not done for too long what is its turn to do."""
+        exchange = self._exchanges[0] if self._exchanges else None
+        if self._paused or self._blocked or not (exchange is None or exchange.waits_for_client):
+            return
+        stalled = self._in_head or exchange is not None
+        if now - self._active_at > (_STALLED_SECONDS if stalled else _IDLE_SECONDS):
             self.abort()
+
+
+def _no_http(error: Exception) -> SessionError:
+    return SessionError(ErrorCode.INVALID_REQUEST, "This is not valid HTTP/1.1", reason=str(error))
 
 
 class Server:
@@ -442,7 +579,8 @@ class Server:
         loop = asyncio.get_running_loop()
         for listening in sockets:
             self._servers.append(await loop.create_server(partial(_Connection, self), sock=listening))
-        self._checker = loop.call_later(_CHECK_SECONDS, self._check)
+        if self._checker is None:
+            self._checker = loop.call_later(_CHECK_SECONDS, self._check)
 
     def stop(self) -> None:
         """Accept no more connections; those there are, are served on."""

@@ -1037,7 +1037,7 @@ async def test_hanging_up_while_the_handler_streams(reading: bool) -> None:
         if not reading:
             client.writer.transport.pause_reading()  # type: ignore[attr-defined]
             (connection,) = site.server.connections
-            await until(lambda: connection._writable is not None)
+            await until(lambda: connection._blocked)
         client.break_off()
         await site.seen.closed.wait()
         await site.seen.done.wait()
@@ -1070,7 +1070,7 @@ async def test_a_slow_reader_makes_flush_wait_and_gets_everything() -> None:
         await client.reader.readexactly(1)
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         (connection,) = site.server.connections
-        await until(lambda: connection._writable is not None)
+        await until(lambda: connection._blocked)
         await turns(site)
         assert site.seen.written < 32 * MEGABYTE
         assert connection._transport.get_write_buffer_size() < 2 * MEGABYTE
@@ -1340,7 +1340,7 @@ async def test_closing_does_not_wait_for_a_client_that_never_reads(monkeypatch: 
         await client.reader.readexactly(1)
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         (connection,) = site.server.connections
-        await until(lambda: connection._writable is not None)
+        await until(lambda: connection._blocked)
         site.server.stop()
         await site.server.close_all_connections()
         assert site.server.connections == set()
