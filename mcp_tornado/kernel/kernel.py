@@ -270,8 +270,7 @@ class Kernel:
         self._calls.setdefault(session.key, []).append(call)
         journaled = request.method in JOURNALED_METHODS
         if journaled and not has_room(session.journal, request.method, request.params or {}):
-            full = SessionError(ErrorCode.INVALID_REQUEST, "This session has too many subscriptions: end some first")
-            task = call.refuse(full)
+            task = call.refuse(_journal_full())
         elif journaled:
             task = call.start(connection.on_request, partial(self._journal, session.key, connection, request))
         else:
@@ -302,6 +301,8 @@ class Kernel:
         """Keep a session-scoped request, for other processes to repeat."""
 
         def change(session: Session) -> Mapping[str, Any]:
+            if not has_room(session.journal, request.method, request.params or {}):
+                raise _journal_full()
             journal = with_entry(session.journal, request.method, request.params or {})
             return {} if journal == tuple(session.journal) else {"journal": list(journal)}
 
@@ -515,6 +516,10 @@ class Kernel:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _journal_full() -> SessionError:
+    return SessionError(ErrorCode.INVALID_REQUEST, "This session has too many subscriptions: end some first")
 
 
 async def _first_message(reader: StreamReader, patience: float) -> str | None:

@@ -111,7 +111,7 @@ class SessionError(Exception):
         self.message = message if message is not None else spec.message
         self.status = status if status is not None else spec.status
         self.retry_after = spec.retry_after
-        self.data = {"code": code.value, **(data or {})}
+        self.data = {**(data or {}), "code": code.value}
         self.reason = reason if reason is not None else code.value.lower()
         super().__init__(self.message)
 

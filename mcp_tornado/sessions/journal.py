@@ -9,12 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from mcp_tornado.sessions.encoding import encode
+
 JOURNALED_METHODS: Final = frozenset({"logging/setLevel", "resources/subscribe", "resources/unsubscribe"})
 """The requests whose effect belongs to the session (MCP 2025-11-25, server/utilities/logging and
 server/resources)."""
 
 JOURNAL_LIMIT: Final = 1000
 """How many entries a session's journal holds at the most: one per subscribed resource, and the level."""
+
+JOURNAL_BYTES: Final = 262_144
+"""How long a session's journal may be as JSON."""
 
 Journal = Sequence[Mapping[str, Any]]
 
@@ -34,5 +39,6 @@ def with_entry(journal: Journal, method: str, params: Mapping[str, Any]) -> tupl
 
 
 def has_room(journal: Journal, method: str, params: Mapping[str, Any]) -> bool:
-    """Say whether the journal can take this request within `JOURNAL_LIMIT`."""
-    return len(with_entry(journal, method, params)) <= JOURNAL_LIMIT
+    """Say whether the journal can take this request within `JOURNAL_LIMIT` and `JOURNAL_BYTES`."""
+    after = with_entry(journal, method, params)
+    return len(after) <= JOURNAL_LIMIT and len(encode(list(after))) <= JOURNAL_BYTES

@@ -83,6 +83,9 @@ class SessionManager:
     ) -> tuple[str, Session]:
         """Make and store a new session; return its id, which is nowhere else, and the session.
 
+        The caps are checked before the session is stored: several processes that make sessions at the same moment
+        can exceed them by as many.
+
         Raises:
             SessionError: `SESSION_LIMIT_REACHED` (503, or 429 for the cap per principal),
                 `SESSION_CREATION_FAILED`, `STORE_UNAVAILABLE`.
@@ -128,7 +131,9 @@ class SessionManager:
         try:
             session = await self._look_up(session_id, principal)
         except SessionError as error:
-            self._metrics.session_validations.labels(error.reason).inc()
+            # That a session is somebody else's stands in the log only.
+            outcome = "unknown" if error.code is ErrorCode.SESSION_NOT_FOUND else error.reason
+            self._metrics.session_validations.labels(outcome).inc()
             raise
         self._metrics.validation_ok.inc()
         return session
@@ -249,7 +254,8 @@ class SessionManager:
                     f"the session's state would be {size} bytes long, sessions.max_state_bytes allows "
                     f"{self._rules.max_state_bytes}"
                 )
-            return {"state": state}
+            # As JSON has it, so that every store keeps the same.
+            return {"state": decode_stored(encode_stored(state))}
 
         return await self.update(key, apply, expected_revision=expected_revision)
 

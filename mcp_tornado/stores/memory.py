@@ -287,7 +287,7 @@ class MemoryStore(SessionStore, EventLog):
         self._check_open()
         log = self._logs.get(key)
         if log is None:
-            if not key.startswith("@") and key not in self._records:
+            if not key.startswith("@") and self._live(key) is None:
                 return True
             log = self._logs[key] = _Log()
         start = _number_after(key, after)
