@@ -8,9 +8,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
 from typing import Any, Final
 
-from mcp_types.version import (
-    is_version_at_least,
-)
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, is_version_at_least
 
 from mcp_tornado.kernel import messages
 from mcp_tornado.kernel.calls import Call, CallContext
@@ -50,7 +48,10 @@ from mcp_tornado.sessions.journal import JOURNALED_METHODS, has_room, with_entry
 _log = get_logger(__name__)
 
 _BATCH_VERSION: Final = "2025-03-26"
-_PRIMED_SINCE: Final = "2025-11-25"
+_PRIMED_VERSIONS: Final = frozenset(
+    version for version in HANDSHAKE_PROTOCOL_VERSIONS if is_version_at_least(version, "2025-11-25")
+)
+"""The revisions whose clients understand a priming event, and so can come back to a stream that was closed."""
 _UNNEGOTIATED_VERSION: Final = "2025-03-26"
 """What a request without `MCP-Protocol-Version` and without a session speaks (MCP 2025-06-18, basic/transports)."""
 
@@ -184,7 +185,7 @@ class Kernel:
                 session.key,
                 RESPONSE,
                 expected=len(requests),
-                primed=is_version_at_least(session.protocol_version, _PRIMED_SINCE),
+                primed=session.protocol_version in _PRIMED_VERSIONS,
                 as_list=batch,
                 may_stream=self._patience is not None,
             )
@@ -256,7 +257,7 @@ class Kernel:
         stream: ResponseStream,
         inbound: InboundRequest,
     ) -> None:
-        resumable = stream.may_stream and is_version_at_least(session.protocol_version, _PRIMED_SINCE)
+        resumable = stream.may_stream and session.protocol_version in _PRIMED_VERSIONS
         context = CallContext(
             session.key,
             request,
