@@ -7,6 +7,19 @@ from collections import deque
 from collections.abc import Callable
 
 
+class Wait:
+    """One callback that waits."""
+
+    __slots__ = ("callback",)
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self.callback: Callable[[], None] | None = callback
+
+    def call_off(self) -> None:
+        """Do not call back, and let go of what the callback holds."""
+        self.callback = None
+
+
 class Patience:
     """Calls back after a fixed time.
 
@@ -18,21 +31,25 @@ class Patience:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._waiting: deque[tuple[float, Callable[[], None]]] = deque()
+        self._waiting: deque[tuple[float, Wait]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
-    def after(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once the time has passed; it cannot be called off, so it must not mind to be late."""
+    def after(self, callback: Callable[[], None]) -> Wait:
+        """Call `callback` once the time has passed, unless the wait that is returned is called off before."""
         loop = asyncio.get_running_loop()
-        self._waiting.append((loop.time() + self._seconds, callback))
+        wait = Wait(callback)
+        self._waiting.append((loop.time() + self._seconds, wait))
         if self._timer is None:
             self._timer = loop.call_later(self._seconds, self._call)
+        return wait
 
     def _call(self) -> None:
         loop = asyncio.get_running_loop()
-        self._timer = None
-        while self._waiting and self._waiting[0][0] <= loop.time():
-            self._waiting.popleft()[1]()
+        self._timer, now = None, loop.time()
+        while self._waiting and self._waiting[0][0] <= now:
+            callback = self._waiting.popleft()[1].callback
+            if callback is not None:
+                callback()
         if self._waiting:
             self._timer = loop.call_at(self._waiting[0][0], self._call)
 

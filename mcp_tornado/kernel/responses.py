@@ -100,12 +100,13 @@ class ResponseStream:
         """
         if self._missing and not self._opened and not self._abandoned:
             self._waiter = asyncio.get_running_loop().create_future()
-            if patience is not None:
-                patience.after(self._decide)
+            wait = patience.after(self._decide) if patience is not None else None
             try:
                 await self._waiter
             finally:
                 self._waiter = None
+                if wait is not None:
+                    wait.call_off()
         return self._abandoned or (not self._opened and not self._missing)
 
     def _decide(self) -> None:

@@ -167,9 +167,12 @@ class StandaloneExchange:
         """Return the JSON answer, or `None` where `frames` are to be streamed."""
         if self._always_streams:
             return None
-        if self._patience is not None:
-            self._patience.after(self._decided.set)
-        await self._decided.wait()
+        wait = self._patience.after(self._decided.set) if self._patience is not None else None
+        try:
+            await self._decided.wait()
+        finally:
+            if wait is not None:
+                wait.call_off()
         if self._queue.closed:  # the client has hung up
             return Answer(200, b"")
         return None if self._emitted else self._answer
