@@ -8,7 +8,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -18,6 +18,8 @@ from mcp_tornado.kernel import NotServable
 from mcp_tornado.server import serve as serve_forever
 from mcp_tornado.sessions import StoreError
 from mcp_tornado.stores.plugins import StorePluginError
+
+_INTERRUPTED: Final = 130
 
 
 def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -61,6 +63,8 @@ def serve(
         asyncio.run(serve_forever(find_server(settings.app), settings))
     except (ConfigError, NotServable, StorePluginError, StoreError) as error:
         raise click.ClickException(str(error)) from error
+    except KeyboardInterrupt:
+        raise click.exceptions.Exit(_INTERRUPTED) from None  # Ctrl-C before there was anything to stop gracefully
     except OSError as error:
         where = f"{settings.server.host}:{settings.server.port}"
         raise click.ClickException(f"cannot listen on {where}: {error.strerror or error}") from error

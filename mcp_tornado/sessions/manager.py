@@ -114,7 +114,7 @@ class SessionManager:
                 "session.created",
                 session=short_key(session.key),
                 protocol_version=protocol_version,
-                client=client.name,
+                client_name=client.name,
                 client_version=client.version,
                 remote_addr=client.remote_addr,
             )

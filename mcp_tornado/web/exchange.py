@@ -6,8 +6,11 @@ import math
 from typing import Final
 
 from mcp_tornado.kernel.messages import decode, is_object, is_request_id
+from mcp_tornado.log import get_logger
 from mcp_tornado.sessions import ErrorCode, SessionError
 from mcp_tornado.web.base import EVENT_STREAM, BaseHandler
+
+_log = get_logger(__name__)
 
 MAX_WAIT: Final = 60.0
 """Seconds a long poll may last."""
@@ -66,10 +69,11 @@ class AbortHandler(BaseHandler):
         body = self.body()
         self.check_content_type()
         value = decode(body)
-        request_id = value.get("requestId") if is_object(value) else None
-        if not is_object(value) or not is_request_id(request_id):
+        request_id, reason = (value.get("requestId"), value.get("reason")) if is_object(value) else (None, None)
+        if not is_request_id(request_id) or not isinstance(reason, str | None):
             raise SessionError(
                 ErrorCode.INVALID_REQUEST, 'The body must be {"requestId": …, "reason": …}; the reason may be left out'
             )
         self.services.kernel.abort(self.session, request_id)
+        _log.info("request.aborted", reason=reason)
         self.write_json({"aborted": request_id}, 202)

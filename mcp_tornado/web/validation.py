@@ -13,7 +13,7 @@ from tornado.web import RequestHandler
 from mcp_tornado.kernel import HANDSHAKE_VERSIONS
 from mcp_tornado.kernel.messages import error
 from mcp_tornado.log import get_logger
-from mcp_tornado.sessions import ErrorCode, Session, SessionError, short_key
+from mcp_tornado.sessions import ErrorCode, Session, SessionError, is_well_formed, session_key, short_key
 from mcp_tornado.sessions.encoding import encode
 from mcp_tornado.web.services import SERVICES_KEY, Services
 
@@ -112,6 +112,13 @@ class SessionValidationMixin(RequestHandler):
         if version is not None and version not in HANDSHAKE_VERSIONS:
             raise unsupported_version(version)
 
+    def _short_key(self) -> str | None:
+        """Return what logs may show of the session that was asked for, `None` where no id of one was sent."""
+        session_ids = self.request.headers.get_list(SESSION_HEADER)
+        if len(session_ids) != 1 or not is_well_formed(session_ids[0]):
+            return None
+        return short_key(session_key(session_ids[0]))
+
     def write_failure(self, failed: SessionError, request_id: Any = None) -> None:
         """Write an error of ours as status, headers and body; it does not finish the request.
 
@@ -120,7 +127,7 @@ class SessionValidationMixin(RequestHandler):
             request_id: The id of the JSON-RPC request that it answers, `None` where that is not known.
         """
         if failed.code in _SESSION_CODES:
-            _log.warning("session.rejected", reason=failed.reason, code=failed.code.value)
+            _log.warning("session.rejected", reason=failed.reason, code=failed.code.value, session=self._short_key())
         self.set_status(failed.status)
         if failed.retry_after is not None:
             self.set_header("Retry-After", str(failed.retry_after))

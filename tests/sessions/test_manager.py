@@ -70,7 +70,7 @@ async def test_creating_is_counted_and_logged_with_the_short_key_and_the_client(
     (line,) = logs.events("session.created")
     assert line["session"] == session.key[:8]
     assert line["level"] == "info"
-    assert line["client"] == "a client"
+    assert line["client_name"] == "a client"
 
 
 async def test_validating_reads_the_store_once_and_writes_nothing(manager, new, store):

@@ -10,7 +10,7 @@ import pytest
 import structlog
 
 from mcp_tornado import log
-from mcp_tornado.sessions import StoreUnavailable
+from mcp_tornado.sessions import StoreUnavailable, session_key, short_key
 
 pytestmark = pytest.mark.gen_test
 
@@ -221,5 +221,6 @@ async def test_an_event_has_the_session_the_request_and_the_client(client, monke
         assert (events[name]["session"], bool(events[name]["request_id"])) == (key, True), name
         assert "client" in events[name]
     assert events["session.rejected"]["reason"] == "unknown"
-    assert "session" not in events["session.rejected"]  # nothing of the request before
+    # The key of what was asked for, and not the one of the request before.
+    assert events["session.rejected"]["session"] == short_key(session_key("dead")) != key
     assert len({event["request_id"] for event in seen if "request_id" in event}) == 4
