@@ -1,4 +1,4 @@
-"""An HTTP/1.1 server for Tornado applications that costs a request half of what Tornado's own does.
+"""An HTTP/1.1 server for Tornado applications that costs a request less than Tornado's own does.
 
 It drives an unchanged `tornado.web.Application` through Tornado's public interfaces (`httputil.HTTPConnection`,
 `HTTPMessageDelegate`), on asyncio's transports and with httptools as the parser. It serves what the command line

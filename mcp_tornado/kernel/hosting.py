@@ -60,7 +60,7 @@ def host(candidate: object) -> HostedServer:
 def without_idle_tracing(server: Server[Any]) -> Generator[None]:
     """Leave the SDK's tracing middleware out, where no OpenTelemetry SDK is set up that would get its spans.
 
-    It costs a tenth of a small call even then. `Server.middleware` is where the SDK has one opt out of it.
+    It costs every call something even then. `Server.middleware` is where the SDK has one opt out of it.
     """
     if not isinstance(get_tracer_provider(), ProxyTracerProvider):
         yield

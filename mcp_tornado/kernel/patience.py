@@ -23,7 +23,7 @@ class Wait:
 class Patience:
     """Calls back after a fixed time.
 
-    A timer of its own for every call, nearly always cancelled, would cost a small call a twentieth of its time.
+    A timer of its own for every call, nearly always cancelled, would be work that nearly no call needs.
 
     Args:
         seconds: How long.

@@ -50,7 +50,8 @@ class ResponseStream:
     """Collects the answers to the requests of one POST, or of one call of `/mcp/send`.
 
     While nothing was emitted, nothing is written to the event log: the answers are handed out as JSON. From
-    `open` on, everything goes through the log, so that a client which lost the connection can resume.
+    `open` on, everything is written to the log too, so that a client which lost the connection can resume; one that is
+    still connected is sent it from `queue`, whatever the log forgets.
 
     Args:
         log: The session's event log.

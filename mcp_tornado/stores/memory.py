@@ -196,7 +196,7 @@ class MemoryStore(SessionStore, EventLog):
         return self._remove(key)
 
     async def sweep(self, now: datetime, limit: int) -> int:
-        """See `SessionStore.sweep`; gives way to the event loop every few hundred sessions."""
+        """See `SessionStore.sweep`; gives way to the event loop every few dozen sessions."""
         self._check_open()
         moment, present = to_microseconds(now), self._now()
         await self._find_expired(present)
