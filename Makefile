@@ -3,6 +3,10 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+PLUGINS := plugins/sqlite plugins/redis plugins/mongodb
+PROJECTS := pyproject.toml $(PLUGINS:%=%/pyproject.toml)
+EDITABLE := --editable . $(PLUGINS:%=--editable %)
+PLUGIN_GROUPS := $(PLUGINS:%=--group %/pyproject.toml:test)
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test check bench lowest format clean
@@ -19,12 +23,12 @@ $(VENV)/.serve: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
-$(VENV)/.test: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable . --group test
+$(VENV)/.test: $(PROJECTS) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet $(EDITABLE) --group test $(PLUGIN_GROUPS)
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable . --group dev
+$(VENV)/.dev: $(PROJECTS) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet $(EDITABLE) --group dev $(PLUGIN_GROUPS)
 	@touch $@
 
 serve: $(VENV)/.serve  ## Install, and serve the demo at http://127.0.0.1:8000/mcp

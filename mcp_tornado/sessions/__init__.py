@@ -14,7 +14,7 @@ from mcp_tornado.sessions.errors import (
     StoreUnavailable,
     StreamEnded,
 )
-from mcp_tornado.sessions.ids import is_well_formed, new_session_id, session_key, short_key
+from mcp_tornado.sessions.ids import is_process_key, is_well_formed, new_session_id, session_key, short_key
 from mcp_tornado.sessions.manager import SessionManager, SessionRules
 from mcp_tornado.sessions.model import ClientInfo, Session
 from mcp_tornado.sessions.store import (
@@ -50,6 +50,7 @@ __all__ = [
     "StoreError",
     "StoreUnavailable",
     "StreamEnded",
+    "is_process_key",
     "is_well_formed",
     "new_session_id",
     "session_key",

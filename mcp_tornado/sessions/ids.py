@@ -34,3 +34,8 @@ def session_key(session_id: str) -> str:
 def short_key(key: str) -> str:
     """Return what logs, listings and errors may show of a key: its first 8 characters."""
     return key[:_SHORT_KEY_LENGTH]
+
+
+def is_process_key(key: str) -> bool:
+    """Say whether a key belongs to a process, for its mailbox or its heartbeat, and not to a session."""
+    return key.startswith("@")

@@ -79,7 +79,10 @@ class SessionStore(ABC):
 
     @abstractmethod
     async def delete(self, key: str) -> bool:
-        """Remove a session with its events; say whether there was one. Deleting again is no error."""
+        """Remove a session with its events; say whether there was one. Deleting again is no error.
+
+        The key of a process (see `EventLog`) has no session: its events are removed, and the answer is `False`.
+        """
 
     @abstractmethod
     async def sweep(self, now: datetime, limit: int) -> int:
@@ -144,6 +147,17 @@ class EventId:
         if not (number.isascii() and number.isdigit() and len(number) <= 18 and session and stream):
             return None
         return cls(int(number), session, stream)
+
+    @classmethod
+    def number_after(cls, key: str, after: str | None) -> int | None:
+        """Return the number after which `EventLog.read` starts: 0 for the beginning.
+
+        `None` where `after` is no id of the session with this (whole) key: there is nothing to read then.
+        """
+        if after is None:
+            return 0
+        event_id = cls.parse(after)
+        return event_id.number if event_id is not None and event_id.belongs_to(key) else None
 
     def __str__(self) -> str:
         return f"{self.number:012d}.{self.session}.{self.stream}"

@@ -1,5 +1,6 @@
-"""What a store author needs: the contracts, what sessions and events are, and what to raise."""
+"""What a store author needs: the contracts, what sessions and events are, what to raise, and what helps."""
 
+from mcp_tornado.sessions.encoding import decode_stored, encode_stored
 from mcp_tornado.sessions.errors import (
     DuplicateSession,
     RevisionConflict,
@@ -8,8 +9,12 @@ from mcp_tornado.sessions.errors import (
     StoreUnavailable,
     StreamEnded,
 )
-from mcp_tornado.sessions.model import ClientInfo, Session
+from mcp_tornado.sessions.ids import is_process_key, short_key
+from mcp_tornado.sessions.model import ClientInfo, Session, from_microseconds, to_microseconds
 from mcp_tornado.sessions.store import Clock, Event, EventBounds, EventId, EventLog, SessionStore
+from mcp_tornado.stores.options import check_options, event_bounds
+from mcp_tornado.stores.record import Record, stored_event
+from mcp_tornado.stores.waiters import Waiters
 
 __all__ = [
     "ClientInfo",
@@ -19,6 +24,7 @@ __all__ = [
     "EventBounds",
     "EventId",
     "EventLog",
+    "Record",
     "RevisionConflict",
     "Session",
     "SessionGone",
@@ -26,4 +32,14 @@ __all__ = [
     "StoreError",
     "StoreUnavailable",
     "StreamEnded",
+    "Waiters",
+    "check_options",
+    "decode_stored",
+    "encode_stored",
+    "event_bounds",
+    "from_microseconds",
+    "is_process_key",
+    "short_key",
+    "stored_event",
+    "to_microseconds",
 ]

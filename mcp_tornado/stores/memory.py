@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
 from typing import Any, ClassVar, Final, Self
 
-from mcp_tornado.sessions.encoding import decode_stored, encode_stored
 from mcp_tornado.sessions.errors import (
     DuplicateSession,
     RevisionConflict,
     SessionGone,
     StoreUnavailable,
-    StreamEnded,
 )
-from mcp_tornado.sessions.ids import short_key
+from mcp_tornado.sessions.ids import is_process_key, short_key
 from mcp_tornado.sessions.model import Session, to_microseconds
 from mcp_tornado.sessions.store import (
     Clock,
     Event,
     EventBounds,
-    EventId,
     EventLog,
     SessionStore,
 )
+from mcp_tornado.stores.memory_events import MemoryEvents
+from mcp_tornado.stores.options import check_options, event_bounds
+from mcp_tornado.stores.record import Record
 
 _SECOND: Final = 1_000_000
 _SLICE: Final = 50
@@ -43,63 +43,16 @@ def memory_store(url: str, options: Mapping[str, Any], clock: Clock) -> MemorySt
     """
     if url != "memory://":
         raise ValueError("the memory store is named memory:// and nothing more")
-    unknown = sorted(set(options) - {"events"})
-    if unknown:
-        raise ValueError(f"the memory store takes no options, but was given: {', '.join(unknown)}")
-    bounds: Mapping[str, Any] = options.get("events", {})
-    unknown = sorted(set(bounds) - {bound.name for bound in fields(EventBounds)})
-    if unknown:
-        raise ValueError(f"there is no such bound of events: {', '.join(unknown)}")
-    return MemoryStore(clock, EventBounds(**bounds))
+    check_options(options)
+    return MemoryStore(clock, event_bounds(options))
 
 
 @dataclass(slots=True)
-class _Record:
-    """A stored session. What a touch changes stands outside of the payload, so that a touch is cheap."""
+class _Record(Record):
+    """A stored session. Its payload is JSON, so no caller can change it, and the garbage collector need not look."""
 
-    last_seen_at: int
-    expires_at: int
-    revision: int
-    principal: str | None
-    payload: bytes
-    """The session as JSON: no caller can change it, and the garbage collector need not look into it."""
     indexed: int | None = None
     """The second of the index it stands under; `None` once it is known to have expired."""
-
-    def to_session(self) -> Session:
-        values = decode_stored(self.payload)
-        values["last_seen_at"] = self.last_seen_at
-        values["expires_at"] = self.expires_at
-        return Session.from_dict(values)
-
-
-@dataclass(frozen=True, slots=True)
-class _StoredEvent:
-    number: int
-    stream: str
-    data: bytes
-    """The message as JSON."""
-    at: int
-    """When it was appended, in microseconds since the epoch."""
-    final: bool
-
-
-@dataclass(slots=True)
-class _Log:
-    """The events of one session, or of one process."""
-
-    newest: int = 0
-    size: int = 0
-    events: deque[_StoredEvent] = field(default_factory=deque[_StoredEvent])
-    ended: OrderedDict[str, None] = field(default_factory=OrderedDict[str, None])
-    """The streams that had their final event, oldest first."""
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set, and replaced, when something is appended or the session ends."""
-
-    def wake(self) -> None:
-        """Let everybody who waits look again."""
-        self.changed.set()
-        self.changed = asyncio.Event()
 
 
 class MemoryStore(SessionStore, EventLog):
@@ -114,7 +67,7 @@ class MemoryStore(SessionStore, EventLog):
 
     def __init__(self, clock: Clock, bounds: EventBounds | None = None) -> None:
         self._clock = clock
-        self._bounds = bounds if bounds is not None else EventBounds()
+        self._events = MemoryEvents(clock, bounds if bounds is not None else EventBounds())
         self._open = False
         self._records: dict[str, _Record] = {}
         self._due: dict[int, set[str]] = {}
@@ -123,8 +76,6 @@ class MemoryStore(SessionStore, EventLog):
         self._expired_count = 0
         self._expired_of: Counter[str] = Counter()
         self._stored_of: Counter[str] = Counter()
-        self._logs: dict[str, _Log] = {}
-        self._leases: dict[str, tuple[str, int]] = {}
 
     async def __aenter__(self) -> Self:
         self._open = True
@@ -134,22 +85,14 @@ class MemoryStore(SessionStore, EventLog):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._open = False
-        for log in self._logs.values():
-            log.wake()
+        self._events.waiters.wake_all()
 
     async def create(self, session: Session) -> None:
         """See `SessionStore.create`."""
         self._check_open()
         if session.key in self._records:
             raise DuplicateSession(short_key(session.key))
-        values = session.to_dict()
-        record = _Record(
-            last_seen_at=values["last_seen_at"],
-            expires_at=values["expires_at"],
-            revision=session.revision,
-            principal=session.principal,
-            payload=encode_stored(values),
-        )
+        record = _Record.of(session)
         self._records[session.key] = record
         self._index(session.key, record)
         if session.principal is not None:
@@ -179,20 +122,18 @@ class MemoryStore(SessionStore, EventLog):
             return None
         if record.revision != expected_revision:
             raise RevisionConflict(f"expected revision {expected_revision}, found {record.revision}")
-        values: dict[str, Any] = {**record.to_session().to_dict(), **changes, "revision": record.revision + 1}
-        payload = encode_stored(values)
+        changed = record.changed(changes)
         self._unindex(key, record)
-        self._recount(record.principal, values["principal"])
-        record.payload = payload
-        record.revision = values["revision"]
-        record.principal = values["principal"]
-        record.last_seen_at, record.expires_at = values["last_seen_at"], values["expires_at"]
-        self._index(key, record)
-        return record.to_session()
+        self._recount(record.principal, changed.principal)
+        self._records[key] = changed
+        self._index(key, changed)
+        return changed.to_session()
 
     async def delete(self, key: str) -> bool:
         """See `SessionStore.delete`."""
         self._check_open()
+        if is_process_key(key):
+            self._events.drop(key)
         return self._remove(key)
 
     async def sweep(self, now: datetime, limit: int) -> int:
@@ -216,7 +157,7 @@ class MemoryStore(SessionStore, EventLog):
                 self._expired.append(key)
             if looked_at % _SLICE == 0:
                 await asyncio.sleep(0)
-        self._leases = {name: lease for name, lease in self._leases.items() if lease[1] > present}
+        self._events.sweep_leases()
         return removed
 
     async def count(self, principal: str | None = None) -> int:
@@ -242,81 +183,35 @@ class MemoryStore(SessionStore, EventLog):
     async def append(self, key: str, stream: str, message: Mapping[str, Any] | None, *, final: bool = False) -> str:
         """See `EventLog.append`."""
         self._check_open()
-        if not key.startswith("@") and self._live(key) is None:
+        if not self._takes_events(key):
             raise SessionGone(short_key(key))
-        data = encode_stored(message)
-        log = self._logs.get(key)
-        if log is None:
-            log = self._logs[key] = _Log()
-        if stream in log.ended:
-            raise StreamEnded(stream)
-        log.newest += 1
-        event = _StoredEvent(log.newest, stream, data, self._now(), final)
-        log.events.append(event)
-        log.size += len(event.data)
-        if final:
-            log.ended[stream] = None
-            while len(log.ended) > self._bounds.max_per_session:
-                log.ended.popitem(last=False)
-        self._evict(log)
-        log.wake()
-        return str(EventId.of(event.number, key, stream))
+        return self._events.append(key, stream, message, final)
 
     async def read(self, key: str, after: str | None, *, stream: str | None = None, limit: int = 100) -> list[Event]:
         """See `EventLog.read`."""
         self._check_open()
-        log = self._logs.get(key)
-        start = _number_after(key, after)
-        if log is None or start is None or start >= log.newest:
-            return []
-        self._evict(log)
-        events: list[Event] = []
-        # Numbers in the deque are consecutive, so the first one wanted is at a known place.
-        skip = max(0, start + 1 - log.events[0].number)
-        for index in range(skip, len(log.events)):
-            stored = log.events[index]
-            if len(events) >= limit:
-                break
-            if stream is None or stored.stream == stream:
-                event_id = str(EventId.of(stored.number, key, stored.stream))
-                events.append(Event(event_id, stored.stream, decode_stored(stored.data), stored.final))
-        return events
+        return self._events.read(key, after, stream, limit)
 
     async def wait(self, key: str, after: str | None, timeout: float) -> bool:
         """See `EventLog.wait`."""
         self._check_open()
-        log = self._logs.get(key)
-        if log is None:
-            if not key.startswith("@") and self._live(key) is None:
-                return True
-            log = self._logs[key] = _Log()
-        start = _number_after(key, after)
-        if start is not None and start < log.newest:
-            return True
-        try:
-            async with asyncio.timeout(timeout):
-                await log.changed.wait()
-        except TimeoutError:
-            return False
+
+        async def is_new() -> bool:
+            return self._events.has_newer(key, after) or not self._takes_events(key)
+
+        woken = await self._events.waiters.wait(key, timeout, is_new)
         self._check_open()
-        return True
+        return woken
 
     async def claim(self, name: str, owner: str, ttl_seconds: float) -> bool:
         """See `EventLog.claim`."""
         self._check_open()
-        now = self._now()
-        lease = self._leases.get(name)
-        if lease is not None and lease[0] != owner and lease[1] > now:
-            return False
-        self._leases[name] = (owner, now + int(ttl_seconds * _SECOND))
-        return True
+        return self._events.claim(name, owner, ttl_seconds)
 
     async def release(self, name: str, owner: str) -> None:
         """See `EventLog.release`."""
         self._check_open()
-        lease = self._leases.get(name)
-        if lease is not None and lease[0] == owner:
-            del self._leases[name]
+        self._events.release(name, owner)
 
     def _now(self) -> int:
         return to_microseconds(self._clock())
@@ -324,6 +219,9 @@ class MemoryStore(SessionStore, EventLog):
     def _check_open(self) -> None:
         if not self._open:
             raise StoreUnavailable("the memory store is closed")
+
+    def _takes_events(self, key: str) -> bool:
+        return is_process_key(key) or self._live(key) is not None
 
     def _live(self, key: str) -> _Record | None:
         record = self._records.get(key)
@@ -338,9 +236,7 @@ class MemoryStore(SessionStore, EventLog):
             return False
         self._unindex(key, record)
         self._recount(record.principal, None)
-        log = self._logs.pop(key, None)
-        if log is not None:
-            log.wake()
+        self._events.drop(key)
         return True
 
     def _sweep_ahead(self, moment: int, limit: int) -> int:
@@ -407,24 +303,6 @@ class MemoryStore(SessionStore, EventLog):
         self._expired_count += 1
         if record.principal is not None:
             self._expired_of[record.principal] += 1
-
-    def _evict(self, log: _Log) -> None:
-        oldest_allowed = self._now() - int(self._bounds.ttl_seconds * _SECOND)
-        events = log.events
-        while len(events) > 1 and (
-            len(events) > self._bounds.max_per_session
-            or log.size > self._bounds.max_bytes
-            or events[0].at < oldest_allowed
-        ):
-            log.size -= len(events.popleft().data)
-
-
-def _number_after(key: str, after: str | None) -> int | None:
-    """Return the number of the event to start after; 0 for the beginning, `None` for an id of another session."""
-    if after is None:
-        return 0
-    event_id = EventId.parse(after)
-    return event_id.number if event_id is not None and event_id.belongs_to(key) else None
 
 
 def _decrement(counter: Counter[str], name: str) -> None:

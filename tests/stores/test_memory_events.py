@@ -345,7 +345,7 @@ async def test_waiting_leaves_no_events_behind_that_would_outlive_the_session(lo
     await settle()
     await log.delete(KEY)
     await asyncio.wait_for(waiting, 10)
-    assert KEY not in log._logs
+    assert KEY not in log._events._logs
 
 
 # Bounds
@@ -500,4 +500,4 @@ async def test_leases_that_have_ended_leave_nothing_in_memory(clock, tick):
             await store.claim(f"lease-{number}", "me", 10)
         clock.advance(10)
         await store.sweep(clock(), 10)
-        assert store._leases == {}
+        assert store._events._leases == {}

@@ -166,5 +166,5 @@ def test_a_bound_of_events_that_does_not_exist_is_refused_by_name():
 
 def test_the_bounds_of_events_reach_the_memory_store():
     bounds = {"max_per_session": 5, "max_bytes": 6, "ttl_seconds": 7.0}
-    assert open_store("memory://", {"events": bounds}, system_clock)._bounds == EventBounds(**bounds)
-    assert open_store("memory://", {}, system_clock)._bounds == EventBounds(1000, 1_048_576, 3600)
+    assert open_store("memory://", {"events": bounds}, system_clock)._events._bounds == EventBounds(**bounds)
+    assert open_store("memory://", {}, system_clock)._events._bounds == EventBounds(1000, 1_048_576, 3600)

@@ -1,0 +1,77 @@
+"""Sessions and events in the form in which stores keep them: what is searched for apart, the rest as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from mcp_tornado.sessions.encoding import decode_stored, encode_stored
+from mcp_tornado.sessions.model import Session
+from mcp_tornado.sessions.store import Event, EventId
+
+
+@dataclass(slots=True)
+class Record:
+    """A session as a store keeps it.
+
+    What stores compare and search for stands beside the payload; where the two differ, it is what counts. So a
+    touch need not write the payload. Times are whole microseconds since the epoch.
+    """
+
+    last_seen_at: int
+    expires_at: int
+    revision: int
+    principal: str | None
+    payload: bytes
+    """The whole session as `encode_stored` writes it."""
+
+    @classmethod
+    def of(cls, session: Session) -> Self:
+        """Return the record of a session.
+
+        Raises:
+            TypeError, ValueError: It holds something that JSON does not have.
+        """
+        return cls._of_values(session.to_dict())
+
+    def to_session(self) -> Session:
+        """Return the session that this is the record of."""
+        return Session.from_dict(self._values())
+
+    def changed(self, changes: Mapping[str, Any]) -> Self:
+        """Return the record after `SessionStore.update` with these changes; `revision` is 1 more.
+
+        Raises:
+            TypeError, ValueError: The changes hold something that JSON does not have.
+        """
+        return self._of_values({**self._values(), **changes, "revision": self.revision + 1})
+
+    def _values(self) -> dict[str, Any]:
+        values = decode_stored(self.payload)
+        values["last_seen_at"] = self.last_seen_at
+        values["expires_at"] = self.expires_at
+        return values
+
+    @classmethod
+    def _of_values(cls, values: Mapping[str, Any]) -> Self:
+        return cls(
+            last_seen_at=values["last_seen_at"],
+            expires_at=values["expires_at"],
+            revision=values["revision"],
+            principal=values["principal"],
+            payload=encode_stored(values),
+        )
+
+
+def stored_event(key: str, number: int, stream: str, data: bytes, final: bool) -> Event:
+    """Return the event with this number, in the session with this key.
+
+    Args:
+        key: The session's whole key.
+        number: The event's number within the session.
+        stream: The event's stream.
+        data: The message as `encode_stored` writes it.
+        final: Whether the stream ends with it.
+    """
+    return Event(str(EventId.of(number, key, stream)), stream, decode_stored(data), final)

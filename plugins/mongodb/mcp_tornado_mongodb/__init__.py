@@ -1,0 +1,1 @@
+"""The MongoDB store for mcp-tornado."""
