@@ -7,7 +7,6 @@ import io
 import json
 import logging
 from collections import Counter
-from datetime import UTC, datetime, timedelta
 
 import pytest
 import structlog
@@ -16,22 +15,7 @@ from mcp_tornado import log
 from mcp_tornado.metrics import Metrics
 from mcp_tornado.sessions import ClientInfo, SessionManager, SessionRules, SessionStore
 from mcp_tornado.stores.memory import MemoryStore
-
-
-class FakeClock:
-    """Starts at the real time and moves forward only when told to."""
-
-    def __init__(self):
-        self._now = datetime.now(UTC)
-
-    def __call__(self):
-        return self._now
-
-    def advance(self, seconds=0.0, *, microseconds=0):
-        step = timedelta(seconds=seconds, microseconds=microseconds)
-        assert step >= timedelta(0), "time does not go backwards"
-        self._now += step
-        return self._now
+from mcp_tornado.testing import FakeClock
 
 
 class WatchedStore(SessionStore):

@@ -3,31 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
 from mcp_tornado.sessions import ClientInfo, Session
 from mcp_tornado.stores.memory import MemoryStore
-
-
-class FakeClock:
-    """Starts at the real time and moves forward only when told to."""
-
-    def __init__(self):
-        self._now = datetime.now(UTC)
-
-    def __call__(self):
-        return self._now
-
-    def advance(self, seconds=0.0, *, microseconds=0):
-        step = timedelta(seconds=seconds, microseconds=microseconds)
-        assert step >= timedelta(0), "time does not go backwards"
-        self._now += step
-        return self._now
-
-    def to_the_next_second(self):
-        return self.advance(microseconds=1_000_000 - self._now.microsecond)
+from mcp_tornado.testing import FakeClock
 
 
 @pytest.fixture
