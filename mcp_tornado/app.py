@@ -12,12 +12,14 @@ from tornado.routing import URLSpec
 from tornado.web import Application, RequestHandler
 
 from mcp_tornado import web
-from mcp_tornado.config import ConfigError, Settings, settings_from_sections
+from mcp_tornado.config import Settings, settings_from_sections
 from mcp_tornado.kernel import HostedServer, Kernel, host
 from mcp_tornado.log import contained, get_logger
 from mcp_tornado.metrics import Metrics
 from mcp_tornado.sessions import CleanupService, EventLog, SessionManager, SessionRules, SessionStore, system_clock
 from mcp_tornado.sessions.guard import GuardedEventLog, StoreGuard
+from mcp_tornado.stores import event_bounds
+from mcp_tornado.stores.local_events import WithLocalEvents
 from mcp_tornado.stores.plugins import open_store
 from mcp_tornado.web.base import BaseHandler
 from mcp_tornado.web.guards import HostGuard, OriginGuard
@@ -36,12 +38,13 @@ class MCPApplication(Application):
     """A `tornado.web.Application` that serves one MCP server; `create_app` makes it."""
 
     def __init__(
-        self, hosted: HostedServer, store: SessionStore, settings: Settings, handlers: Sequence[HandlerRule] = ()
+        self,
+        hosted: HostedServer,
+        store: SessionStore,
+        events: EventLog,
+        settings: Settings,
+        handlers: Sequence[HandlerRule] = (),
     ) -> None:
-        if not isinstance(store, EventLog):
-            raise ConfigError(
-                f"sessions.store: {type(store).__name__} keeps no events; such a store cannot be used yet"
-            )
         metrics = Metrics(version("mcp-tornado"))
         sessions = settings.sessions
         self._store = store
@@ -61,7 +64,7 @@ class MCPApplication(Application):
         self._kernel = Kernel(
             hosted,
             self._manager,
-            GuardedEventLog(store, StoreGuard(metrics)),
+            GuardedEventLog(events, StoreGuard(metrics)),
             metrics=metrics,
             stream_after=settings.events.stream_after_seconds,
             json_responses=settings.server.json_responses,
@@ -138,7 +141,16 @@ def app_from_settings(server: object, settings: Settings, handlers: Sequence[Han
     options = {**settings.sessions.store_options, "events": asdict(settings.events)}
     for key in ("stream_after_seconds", "retry_milliseconds"):
         del options["events"][key]
-    return MCPApplication(hosted, open_store(settings.sessions.store, options, system_clock), settings, handlers)
+    store = open_store(settings.sessions.store, options, system_clock)
+    if isinstance(store, EventLog):
+        return MCPApplication(hosted, store, store, settings, handlers)
+    _log.warning(
+        "events.local",
+        store=type(store).__name__,
+        hint="this store keeps no events: they are kept in the memory of this process and end with it",
+    )
+    local = WithLocalEvents(store, system_clock, event_bounds(options))
+    return MCPApplication(hosted, local, local, settings, handlers)
 
 
 def _log_request(handler: RequestHandler) -> None:

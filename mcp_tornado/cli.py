@@ -6,7 +6,7 @@ import asyncio
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from mcp_tornado.config import ConfigError, LoadedSettings, describe, load_setti
 from mcp_tornado.kernel import NotServable
 from mcp_tornado.server import serve as serve_forever
 from mcp_tornado.sessions import StoreError
-from mcp_tornado.stores.plugins import StorePluginError
+from mcp_tornado.stores.plugins import StorePluginError, installed_stores
 
 _INTERRUPTED: Final = 130
 
@@ -74,10 +74,28 @@ def serve(
 @_settings_options
 def config(store: str | None, env: str | None) -> None:
     """Show the effective settings and where each comes from."""
-    rows = [(key, repr(value), source) for key, value, source in describe(_load(env, {"sessions.store": store}))]
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    for key, value, source in rows:
-        click.echo(f"{key:{widths[0]}}  {value:{widths[1]}}  {source}")
+    _echo_table([(key, repr(value), source) for key, value, source in describe(_load(env, {"sessions.store": store}))])
+
+
+@main.command()
+def stores() -> None:
+    """List the installed stores: scheme, distribution, version, whether they keep events."""
+    rows = [("SCHEME", "DISTRIBUTION", "VERSION", "EVENTS")]
+    problems: list[str] = []
+    for found in installed_stores():
+        events = "?" if found.events is None else "yes" if found.events else "no"
+        rows.append((found.scheme, found.distribution or "?", found.version or "?", events))
+        if found.problem is not None:
+            problems.append(f"{found.scheme}: {found.problem}")
+    _echo_table(rows)
+    for problem in problems:
+        click.echo(problem, err=True)
+
+
+def _echo_table(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _load(env: str | None, overrides: dict[str, Any]) -> LoadedSettings:
