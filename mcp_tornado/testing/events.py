@@ -70,6 +70,8 @@ async def followed(log: EventStore, key: str, count: int, *, limit: int) -> list
             after = events[-1].id
         else:
             await log.wait(key, after, base.PATIENCE)
+        # Neither need give way, and a reader that is told of an event that it cannot read must not go on for ever.
+        await asyncio.sleep(0)
     return seen
 
 

@@ -1,0 +1,209 @@
+"""Stores that are broken in one way each, under the contract kit: run by test_contract_catches.py, not by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+
+import pytest
+
+from mcp_tornado.sessions import EventBounds, EventId, RevisionConflict
+from mcp_tornado.stores.memory import MemoryStore
+from mcp_tornado.stores.options import event_bounds
+from mcp_tornado.testing import EventLogContract, SessionStoreContract, base
+
+base.PATIENCE = 1.0  # what a broken store never does need not be waited for long
+
+
+class Sound(MemoryStore):
+    """The control."""
+
+
+class ResurrectsOnTouch(MemoryStore):
+    """Upserts, as stores do that save whole records."""
+
+    async def touch(self, key, last_seen_at, expires_at):
+        session = await self.get(key)
+        if session is None:
+            return False
+        await self.delete(key)
+        await self.create(dataclasses.replace(session, last_seen_at=last_seen_at, expires_at=expires_at))
+        return True
+
+
+class TouchesBackwards(MemoryStore):
+    async def touch(self, key, last_seen_at, expires_at):
+        record = self._live(key)
+        if record is None:
+            return False
+        await super().update(key, dataclasses.replace(record.to_session(), last_seen_at=last_seen_at).to_dict(), 0)
+        record = self._live(key)
+        record.revision -= 1
+        record.last_seen_at = int(last_seen_at.timestamp() * 1_000_000)
+        return True
+
+
+class ResurrectsOnUpdate(MemoryStore):
+    async def update(self, key, changes, expected_revision):
+        session = await self.get(key)
+        if session is None or session.revision != expected_revision:
+            return await super().update(key, changes, expected_revision)
+        await self.delete(key)
+        changed = type(session).from_dict({**session.to_dict(), **changes, "revision": expected_revision + 1})
+        await self.create(changed)
+        return changed
+
+
+class LosesAConcurrentUpdate(MemoryStore):
+    """Checks the revision, and writes later."""
+
+    async def update(self, key, changes, expected_revision):
+        session = await self.get(key)
+        if session is not None and session.revision != expected_revision:
+            raise RevisionConflict(str(expected_revision))
+        await asyncio.sleep(0)
+        record = self._live(key)
+        return await super().update(key, changes, record.revision if record is not None else expected_revision)
+
+
+class ForgetsAField(MemoryStore):
+    async def create(self, session):
+        await super().create(dataclasses.replace(session, client=dataclasses.replace(session.client, user_agent=None)))
+
+
+class RoundsTimes(MemoryStore):
+    async def create(self, session):
+        await super().create(dataclasses.replace(session, expires_at=session.expires_at.replace(microsecond=0)))
+
+
+class OverwritesOnCreate(MemoryStore):
+    async def create(self, session):
+        await self.delete(session.key)
+        await super().create(session)
+
+
+class CountsExpiredSessions(MemoryStore):
+    async def count(self, principal=None):
+        return sum(principal in (None, record.principal) for record in self._records.values())
+
+
+class ListsExpiredSessions(MemoryStore):
+    async def page(self, after, limit):
+        keys = sorted(key for key in self._records if key > (after or ""))
+        return [self._records[key].to_session() for key in keys[:limit]]
+
+
+class PagesTwiceOverASession(MemoryStore):
+    async def page(self, after, limit):
+        first = [self._records[after].to_session()] if after in self._records and limit > 1 else []
+        return [*first, *await super().page(after, limit - len(first))]
+
+
+class SweepsALiveSession(MemoryStore):
+    """Looks for what has expired, and removes it later without looking again."""
+
+    async def sweep(self, now, limit):
+        expired = [key for key, record in self._records.items() if record.to_session().expires_at <= now]
+        await asyncio.sleep(0)
+        return sum([await self.delete(key) for key in expired[:limit]])
+
+
+class SweepsTooMuch(MemoryStore):
+    async def sweep(self, now, limit):
+        return await super().sweep(now, limit + 1)
+
+
+class KeepsTheEventsOfTheDeleted(MemoryStore):
+    async def delete(self, key):
+        kept = self._events._logs.get(key)
+        existed = await super().delete(key)
+        if kept is not None:
+            self._events._logs[key] = kept
+        return existed
+
+
+class RepeatsAnEventId(MemoryStore):
+    async def append(self, key, stream, message, *, final=False):
+        event_id = EventId.parse(await super().append(key, stream, message, final=final))
+        return str(EventId(event_id.number // 2 * 2, event_id.session, event_id.stream))
+
+
+class ShowsAnEventBeforeAnEarlierOne(MemoryStore):
+    """Gives out the number first, and writes the event later."""
+
+    hidden = frozenset()
+
+    async def append(self, key, stream, message, *, final=False):
+        event_id = await super().append(key, stream, message, final=final)
+        if EventId.parse(event_id).number % 3 == 1:
+            self.hidden |= {event_id}
+            for _ in range(5):
+                await asyncio.sleep(0)
+            self.hidden -= {event_id}
+        return event_id
+
+    async def read(self, key, after, *, stream=None, limit=100):
+        events = await super().read(key, after, stream=stream, limit=limit)
+        return [event for event in events if event.id not in self.hidden]
+
+
+class NeverWakesAWaiter(MemoryStore):
+    async def wait(self, key, after, timeout):
+        if self._events.has_newer(key, after) or not self._takes_events(key):
+            return True
+        await asyncio.sleep(min(timeout, base.PATIENCE))
+        return False
+
+
+class ForgetsThatAStreamHasEnded(MemoryStore):
+    async def append(self, key, stream, message, *, final=False):
+        event_id = await super().append(key, stream, message, final=final)
+        self._events._logs[key].ended.clear()
+        return event_id
+
+
+class EvictsTheNewestEvent(MemoryStore):
+    async def read(self, key, after, *, stream=None, limit=100):
+        events = await super().read(key, after, stream=stream, limit=limit)
+        return [event for event in events if len(str(event.message)) <= self._events._bounds.max_bytes]
+
+
+class KeepsEventsForEver(MemoryStore):
+    def __init__(self, clock, bounds):
+        super().__init__(clock, EventBounds(max_per_session=10**9, max_bytes=10**12, ttl_seconds=10**9))
+
+
+class GivesALeaseTwice(MemoryStore):
+    async def claim(self, name, owner, ttl_seconds):
+        free = await super().claim(f"{name} of {owner}", owner, ttl_seconds)
+        await asyncio.sleep(0)
+        return free
+
+
+class SaysThatItIsShared(MemoryStore):
+    shared = True
+
+
+class AnswersAfterClosing(MemoryStore):
+    def _check_open(self):
+        pass
+
+
+def _contracts(store):
+    """Return the two contracts for a store, as an author subclasses them."""
+
+    class Sessions(SessionStoreContract):
+        @pytest.fixture
+        def make_store(self, clock):
+            return lambda **options: store(clock, event_bounds(options))
+
+    class Events(EventLogContract):
+        @pytest.fixture
+        def make_store(self, clock):
+            return lambda **options: store(clock, event_bounds(options))
+
+    return {f"TestSessionsOf{store.__name__}": Sessions, f"TestEventsOf{store.__name__}": Events}
+
+
+for _store in (Sound, *(found for found in MemoryStore.__subclasses__() if found is not Sound)):
+    globals().update(_contracts(_store))
