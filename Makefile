@@ -9,7 +9,7 @@ EDITABLE := --editable . $(PLUGINS:%=--editable %)
 PLUGIN_GROUPS := $(PLUGINS:%=--group %/pyproject.toml:test)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check bench lowest format clean
+.PHONY: help serve servers test check bench lowest format clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -34,7 +34,12 @@ $(VENV)/.dev: $(PROJECTS) | $(BIN)/python
 serve: $(VENV)/.serve  ## Install, and serve the demo at http://127.0.0.1:8000/mcp
 	@exec $(BIN)/mcp-tornado serve
 
-test: $(VENV)/.test  ## Install what tests need, and run them
+servers:
+	@command -v redis-server >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes redis-server; } || \
+		echo "redis-server is not installed, and cannot be installed from here: its tests are left out"
+
+test: servers $(VENV)/.test  ## Install what tests need, servers included, and run them
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.dev  ## Format, lint, types, layers

@@ -54,7 +54,7 @@ def failed(tmp_path_factory) -> dict[str, set[str]]:
     assert ran.returncode == 1, ran.stdout
     by_store: dict[str, set[str]] = defaultdict(set)
     for case in ElementTree.parse(report).iter("testcase"):
-        store = case.attrib["classname"].rpartition("Of")[2]
+        store = case.attrib["classname"].partition("Of")[2]
         names = by_store[store]
         if case.find("failure") is not None or case.find("error") is not None:
             names.add(case.attrib["name"].partition("[")[0])
