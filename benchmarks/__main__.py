@@ -11,13 +11,14 @@ from collections.abc import Sequence
 
 import psutil
 
-from benchmarks import calls, memory, sweep, validate
+from benchmarks import calls, memory, stores, sweep, validate
 from benchmarks.scale import FULL, QUICK, Scale
 
 BENCHMARKS = {
     "memory": ("memory of idle sessions in the memory store", memory.run),
     "sweep": ("cleanup of expired sessions in the memory store", sweep.run),
     "validate": ("time of one validate, by the number of sessions", validate.run),
+    "stores": ("one validate and one refresh on every store, beside the memory store", stores.run),
     "calls": ("tools/call per second, beside the SDK's own transport", calls.run),
 }
 
@@ -36,7 +37,7 @@ def main() -> None:
 def _arguments() -> tuple[Sequence[str], Scale]:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure mcp-tornado.")
     parser.add_argument("name", nargs="*", help=f"which to run, of {', '.join(BENCHMARKS)}; by default all")
-    parser.add_argument("--quick", action="store_true", help="smaller numbers: less than half a minute in all")
+    parser.add_argument("--quick", action="store_true", help="smaller numbers: a minute or so in all")
     arguments = parser.parse_args()
     for name in arguments.name:
         if name not in BENCHMARKS:

@@ -17,6 +17,9 @@ class Scale:
     many_sessions: int
     """The two sizes of store that `validate` is timed at."""
     validate_rounds: int
+    store_sessions: tuple[int, int]
+    """The two sizes that each store is measured at."""
+    store_rounds: int
     call_rounds: int
     call_seconds: float
     """How long a round of calls takes, for each server."""
@@ -30,6 +33,8 @@ FULL = Scale(
     few_sessions=1_000,
     many_sessions=1_000_000,
     validate_rounds=300,
+    store_sessions=(10, 100_000),
+    store_rounds=60,
     call_rounds=5,
     call_seconds=3.0,
 )
@@ -39,6 +44,8 @@ QUICK = Scale(
     few_sessions=1_000,
     many_sessions=50_000,
     validate_rounds=100,
+    store_sessions=(10, 1_000),
+    store_rounds=20,
     call_rounds=3,
     call_seconds=0.7,
 )

@@ -50,14 +50,23 @@ class RunningServer:
 @contextmanager
 def running(contender: Contender, core: int | None) -> Generator[RunningServer]:
     """Start a server, on one core if that is given; on leaving, end it in any case."""
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, *(part.format(port=port) for part in contender.command)]
-    process = subprocess.Popen(command, cwd=_DIRECTORY, env=_environment(contender))
-    try:
+    with started(command, port, contender.name, cwd=_DIRECTORY, env=_environment(contender)) as pid:
         if core is not None:
-            os.sched_setaffinity(process.pid, {core})
-        _wait_until_it_accepts(process, port, contender.name)
-        yield RunningServer(process.pid, port)
+            os.sched_setaffinity(pid, {core})
+        yield RunningServer(pid, port)
+
+
+@contextmanager
+def started(
+    command: Sequence[str | Path], port: int, name: str, *, cwd: Path, env: Mapping[str, str] | None = None
+) -> Generator[int]:
+    """Start a process that listens on a port, and give its id once it does; on leaving, end it in any case."""
+    process = subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.DEVNULL)
+    try:
+        _wait_until_it_accepts(process, port, name)
+        yield process.pid
     finally:
         process.terminate()
         try:
@@ -73,7 +82,7 @@ def _environment(contender: Contender) -> dict[str, str]:
     return {**inherited, **contender.variables}
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]

@@ -12,7 +12,7 @@ import orjson
 
 from mcp_tornado import log
 from mcp_tornado.metrics import Metrics
-from mcp_tornado.sessions import ClientInfo, SessionManager, SessionRules
+from mcp_tornado.sessions import ClientInfo, SessionManager, SessionRules, SessionStore
 from mcp_tornado.stores.memory import MemoryStore
 
 IDLE_TIMEOUT = 3600.0
@@ -49,10 +49,15 @@ class FakeClock:
 @asynccontextmanager
 async def manager_on(clock: FakeClock) -> AsyncGenerator[SessionManager]:
     """Enter an empty memory store and give the manager of its sessions, of which there may be any number."""
-    log.configure("WARNING")
     async with MemoryStore(clock) as store:
-        rules = SessionRules(idle_timeout=IDLE_TIMEOUT, max_sessions=0)
-        yield SessionManager(store, rules, clock=clock, metrics=Metrics("benchmark"))
+        yield manager_of(store, clock)
+
+
+def manager_of(store: SessionStore, clock: FakeClock) -> SessionManager:
+    """Return the manager of the sessions in a store, of which there may be any number."""
+    log.configure("WARNING")
+    rules = SessionRules(idle_timeout=IDLE_TIMEOUT, max_sessions=0)
+    return SessionManager(store, rules, clock=clock, metrics=Metrics("benchmark"))
 
 
 async def created(manager: SessionManager, clock: FakeClock, count: int, *, spread: float = 0.0) -> AsyncGenerator[str]:

@@ -20,6 +20,7 @@ import httpx
 import pytest
 
 from mcp_tornado.config import describe, load_settings
+from mcp_tornado.stores.plugins import installed_stores
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()
@@ -57,7 +58,7 @@ def directory(tmp_path: Path, port: int) -> Path:
 
 
 @contextmanager
-def serving(command: list[str], directory: Path, port: int) -> Generator[str]:
+def serving(command: list[str], directory: Path, port: int, stop: signal.Signals = signal.SIGTERM) -> Generator[str]:
     process = subprocess.Popen(
         command, cwd=directory, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
@@ -72,7 +73,7 @@ def serving(command: list[str], directory: Path, port: int) -> Generator[str]:
                 continue
         yield origin
     finally:
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(stop)
         process.communicate(timeout=DEADLINE)
 
 
@@ -114,6 +115,32 @@ def test_a_call_is_sent_received_and_aborted_with_curl(directory: Path, port: in
     ]
     assert streamed[-1]["result"]["content"][0]["text"] == "2 steps done"
     assert '{"accepted":2}{"aborted":2}{"key":"' in ran.stdout
+
+
+def test_a_session_outlives_the_process_on_a_durable_store(directory: Path, port: int) -> None:
+    install, serve = block("sh", "--store sqlite").splitlines()
+    assert install == 'pip install "mcp-tornado[sqlite]"'
+    command = [*shlex.split(serve), "--port", str(port)]
+    with serving(command, directory, port, stop=signal.SIGKILL) as origin:
+        headers = {"Mcp-Session-Id": httpx.post(f"{origin}/mcp/session").headers["Mcp-Session-Id"]}
+        shown = httpx.get(f"{origin}/mcp/session", headers=headers)
+        assert shown.status_code == 200
+    with serving(command, directory, port) as origin:
+        assert httpx.get(f"{origin}/mcp/session", headers=headers).json() == shown.json()
+
+
+def test_the_table_names_the_stores_that_there_are() -> None:
+    schemes = re.findall(r"`([a-z+]+)://[^`]*`", README[README.index("| store | URL |") :].partition("\n\n")[0])
+    assert set(schemes) == {store.scheme for store in installed_stores()}
+
+
+def test_the_settings_of_a_store_are_taken_and_its_password_is_masked(tmp_path: Path) -> None:
+    for name in ("settings.toml", ".secrets.toml"):
+        text = next(text for _, text in BLOCKS if text.startswith(f"# {name}") and "sessions]" in text)
+        (tmp_path / name).write_text(text)
+    loaded = load_settings(env="production", directory=tmp_path)
+    assert loaded.settings.sessions.store == "redis://user:password@redis.example.com:6379/0"
+    assert "password" not in str(describe(loaded))
 
 
 @pytest.mark.parametrize("name", ["embedded.py", "existing.py"])

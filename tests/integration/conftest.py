@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -56,12 +56,15 @@ class Server:
         app: What is served: an attribute of everything.py, or a whole name with a colon.
         directory: Where it runs; no settings file is there.
         settings: Variables, without their common prefix.
+        arguments: More of the command line, which goes before what stands there already.
     """
 
-    def __init__(self, app: str, directory: Path, settings: Mapping[str, object]) -> None:
+    def __init__(
+        self, app: str, directory: Path, settings: Mapping[str, object], arguments: Sequence[str] = ()
+    ) -> None:
         name = app if ":" in app else f"{EVERYTHING}:{app}"
         self._process = subprocess.Popen(
-            command("serve", name, "--port", "0"),
+            command("serve", name, "--port", "0", *arguments),
             cwd=directory,
             env=environment(settings),
             stdin=subprocess.DEVNULL,
@@ -137,6 +140,12 @@ class Server:
 
     async def exit_code(self) -> int:
         return await anyio.to_thread.run_sync(self.wait)
+
+    def kill(self) -> None:
+        """End it as a power cut does."""
+        self.signal(signal.SIGKILL)
+        self.wait()
+        self.close()
 
     def stop(self, exit_code: int = 0) -> None:
         """Stop it as an operator does; it must end well, and must not have failed at anything."""
