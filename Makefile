@@ -51,11 +51,11 @@ check: $(VENV)/.dev  ## Format, lint, types, layers
 bench: $(VENV)/.dev  ## Measure memory, sweep, validation, and requests per second beside the SDK's
 	$(BIN)/python -m benchmarks
 
-lowest: | $(BIN)/python  ## Run the tests on the lowest versions that pyproject.toml allows
+lowest: servers | $(BIN)/python  ## Run the tests on the lowest versions that pyproject.toml allows
 	$(PYTHON) -m venv $(VENV)-lowest
 	$(VENV)-lowest/bin/python -m pip install --quiet --upgrade "pip>=25.1" uv
-	$(VENV)-lowest/bin/uv pip compile --quiet --resolution lowest-direct pyproject.toml --output-file $(VENV)-lowest/lowest.txt
-	$(VENV)-lowest/bin/python -m pip install --quiet -r $(VENV)-lowest/lowest.txt --editable . --group test
+	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct $(EDITABLE)
+	$(VENV)-lowest/bin/python -m pip install --quiet --group test $(PLUGIN_GROUPS)
 	$(VENV)-lowest/bin/python -m pytest
 
 format: $(VENV)/.dev  ## Format the code and mend what ruff can mend
