@@ -68,11 +68,6 @@ class StoreContract:
         return FakeClock()
 
     @pytest.fixture
-    def make_store(self) -> MakeStore:
-        """To be defined by the store's author."""
-        pytest.fail(f"{type(self).__name__} must define the fixture make_store, see StoreContract")
-
-    @pytest.fixture
     def outage(self) -> AbstractAsyncContextManager[object] | None:
         """`None` where there is no server that could fail; else to be defined by the store's author."""
         return None
