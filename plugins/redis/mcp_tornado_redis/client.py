@@ -1,0 +1,105 @@
+"""Sending commands: over a bounded number of connections, in bounded time, and never twice where that would matter."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from typing import Any, cast
+
+from redis.exceptions import ConnectionError as BrokenConnection
+from redis.exceptions import NoPermissionError, NoScriptError, RedisError
+
+from mcp_tornado.stores import StoreUnavailable
+from mcp_tornado_redis.address import Address
+from mcp_tornado_redis.failures import IS_CLUSTER, unavailable
+from mcp_tornado_redis.scripts import Script
+
+
+class Client:
+    """The connections of one store, from entering it to leaving it; they are opened when they are needed."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._pool = address.pool()
+        self._slots = asyncio.Semaphore(self._pool.max_connections)
+        self._closed = False
+
+    async def close(self) -> None:
+        """Close all connections; what is under way fails."""
+        self._closed = True
+        await self._disconnect()
+        for _ in range(self._pool.max_connections):
+            await self._slots.acquire()
+        # What was under way may have connected once more.
+        await self._disconnect()
+
+    async def run(self, script: Script, *arguments: str | bytes | int) -> Any:
+        """Run a script and return its answer.
+
+        Raises:
+            StoreUnavailable: It failed, or it is not known whether it ran.
+        """
+        async with self._bounded():
+            try:
+                return await self._send("EVALSHA", script.sha, 0, *arguments, repeatable=script.repeatable)
+            except NoScriptError:  # the server is new, or has been restarted
+                return await self._send("EVAL", script.text, 0, *arguments, repeatable=script.repeatable)
+
+    async def check(self) -> None:
+        """Check that the server is one that the store can work with.
+
+        Raises:
+            StoreUnavailable: It is not, or it does not answer.
+        """
+        async with self._bounded():
+            try:
+                info: bytes = await self._send("INFO", "cluster", repeatable=True)
+            except NoPermissionError:
+                return  # then it cannot be told; a cluster refuses the first script that it is sent
+        if b"cluster_enabled:1" in info:
+            raise StoreUnavailable(f"Redis at {self._address.name} {IS_CLUSTER}")
+
+    async def ask(self, *command: str) -> Any:
+        """Send a command that changes nothing and return its answer.
+
+        Raises:
+            StoreUnavailable: It failed.
+        """
+        async with self._bounded():
+            return await self._send(*command, repeatable=True)
+
+    @asynccontextmanager
+    async def _bounded(self) -> AsyncGenerator[None]:
+        try:
+            async with asyncio.timeout(self._address.limit), self._slots:
+                if self._closed:
+                    raise StoreUnavailable("the Redis store is closed")
+                yield
+        except (RedisError, OSError) as error:  # a TimeoutError is an OSError
+            raise unavailable(self._address.name, error) from error
+
+    async def _send(self, *command: str | bytes | int, repeatable: bool) -> Any:
+        """Send a command and return its answer.
+
+        Over a broken connection it is sent once more where that does no harm: because it changes nothing, or because
+        the server cannot have had the whole of it.
+        """
+        for is_last_try in (False, True):
+            connection = await self._pool.get_connection()
+            is_sent = False
+            try:
+                await connection.send_command(*command)
+                is_sent = True
+                return cast(Any, await connection.read_response())
+            except BrokenConnection as error:
+                is_broken = type(error) is BrokenConnection  # a subclass is an answer of the server's
+                if is_last_try or not is_broken or (is_sent and not repeatable):
+                    raise
+            finally:
+                await self._pool.release(connection)
+        raise AssertionError("unreachable")
+
+    async def _disconnect(self) -> None:
+        with suppress(RedisError, OSError):
+            await self._pool.disconnect()

@@ -1,0 +1,11 @@
+-- Takes or renews a lease. Returns 1, or 0 where another owner has it.
+
+local lease, owner, expires_at = unpack(ARGV, 4)
+
+local stored = redis.call('HMGET', lease_of(lease), 'owner', 'expires_at')
+if stored[1] ~= owner and is_later_than_now(stored[2]) then
+  return 0
+end
+redis.call('HSET', lease_of(lease), 'owner', owner, 'expires_at', expires_at)
+keep(lease_of(lease), kept_until(expires_at))
+return 1

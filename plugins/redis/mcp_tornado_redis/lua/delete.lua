@@ -1,0 +1,5 @@
+-- Removes a session, or the events of a process. Returns 1 where there was a session, else 0.
+
+local key = unpack(ARGV, 4)
+
+return remove(key)
