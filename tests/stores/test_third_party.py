@@ -1,0 +1,181 @@
+"""A store of somebody else's, from its wheel, in an environment that knows nothing of this repository."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from xml.etree import ElementTree
+
+import httpx
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+PLUGINS = REPOSITORY / "plugins"
+SHIPPED = [PLUGINS / name for name in ("sqlite", "redis", "mongodb")]
+COMMANDS = re.findall(r"^```sh\n(.*?)^```$", (PLUGINS / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+LISTED = re.search(r"^```text\n(.*?)^```$", (PLUGINS / "README.md").read_text(), re.MULTILINE | re.DOTALL)[1]
+DEADLINE = 30.0
+"""Seconds after which a server that a test waits for counts as not answering."""
+LONG = 300.0
+"""The same for what is fetched or built, and for many tests at once."""
+
+
+def commands(beginning):
+    """Return the lines of the one block of commands in plugins/README.md that begins with a text."""
+    (found,) = [block for block in COMMANDS if block.startswith(beginning)]
+    return found.splitlines()
+
+
+class Environment:
+    """A virtual environment, and what its user runs in it."""
+
+    def __init__(self, directory):
+        self._bin = directory / "bin"
+
+    def variables(self):
+        ours = ("MCP_TORNADO_", "PYTHON", "VIRTUAL_ENV")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        return {**kept, "PATH": f"{self._bin}:{kept['PATH']}"}
+
+    def run(self, command, directory):
+        """Run a line of the shell and return what it wrote; it must succeed."""
+        ran = subprocess.run(
+            ["bash", "-c", command],
+            cwd=directory,
+            env=self.variables(),
+            capture_output=True,
+            text=True,
+            timeout=LONG,
+            check=False,
+        )
+        assert ran.returncode == 0, f"{command}\n{ran.stdout}\n{ran.stderr}"
+        return ran.stdout
+
+    @contextmanager
+    def serving(self, command, directory, stop):
+        """Run a server, on a port that is free, and end it with a signal."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        process = subprocess.Popen(
+            [self._bin / "mcp-tornado", *shlex.split(command)[1:], "--port", str(port)],
+            cwd=directory,
+            env=self.variables(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            until = time.monotonic() + DEADLINE
+            while not _answers(f"http://127.0.0.1:{port}/healthz"):
+                assert process.poll() is None, process.stderr.read()
+                assert time.monotonic() < until, "it never answered"
+                time.sleep(0.05)
+            yield f"http://127.0.0.1:{port}/mcp"
+        finally:
+            process.send_signal(stop)
+            process.communicate(timeout=DEADLINE)
+
+
+def _answers(url):
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """An environment with mcp-tornado and its extras, and with the example as its author publishes it, from wheels."""
+    directory = tmp_path_factory.mktemp("third-party")
+    here = Environment(Path(sys.prefix))
+    there = Environment(directory / "environment")
+    author = Path(shutil.copytree(PLUGINS / "example", directory / "author"))
+    projects = shlex.join(map(str, [REPOSITORY, *SHIPPED]))
+    with ThreadPoolExecutor(2) as pool:
+        for done in [
+            pool.submit(here.run, f"python -m pip wheel --quiet --no-deps --wheel-dir wheels {projects}", directory),
+            pool.submit(here.run, "python -m venv environment", directory),
+        ]:
+            done.result()
+    there.run('pip install --quiet --find-links wheels "mcp-tornado[sqlite,redis,mongodb]"', directory)
+    install_to_develop, _ = commands("pip install pytest")
+    there.run(f"{install_to_develop} --quiet", author)
+    there.run("pip uninstall --quiet --yes jsonfiles-store", author)
+    build, install, _ = commands("pip wheel")
+    there.run(f"{build} --quiet", author)
+    there.run(f"{install} --quiet", author)
+    shutil.rmtree(author)
+    return there
+
+
+@pytest.fixture(scope="module")
+def listed(environment, tmp_path_factory):
+    """The rows of what `mcp-tornado stores` lists, and the first of them, which says what the columns are."""
+    *_, command = commands("pip wheel")
+    output = environment.run(f"{command} 2>&1", tmp_path_factory.mktemp("listed"))
+    return [tuple(line.split()) for line in output.splitlines()]
+
+
+def test_the_store_keeps_the_contract(environment, tmp_path):
+    shutil.copytree(PLUGINS / "example" / "tests", tmp_path / "tests")
+    _, run_tests = commands("pip install pytest")
+    environment.run(f"{run_tests} -q -p no:cacheprovider --junitxml=report.xml", tmp_path)
+    cases = list(ElementTree.parse(tmp_path / "report.xml").iter("testcase"))
+    assert {case.attrib["classname"].rpartition(".")[2] for case in cases} == {
+        "TestJsonFilesSessions",
+        "TestJsonFilesEvents",
+    }
+    skipped = {case.attrib["name"] for case in cases if case.find("skipped") is not None}
+    assert len(cases) > 100
+    assert {name for name in skipped if "out_of_reach" not in name} == set()
+
+
+def test_the_store_is_listed_with_its_distribution(listed):
+    assert ("jsonfiles", "jsonfiles-store", "1.0", "yes") in listed
+
+
+def test_what_the_readme_shows_is_listed(listed):
+    shown = [tuple(line.split()) for line in LISTED.splitlines()]
+    assert shown == [row for row in listed if row[0] in ("SCHEME", "jsonfiles", "memory")]
+
+
+def test_the_extras_bring_the_plugins_that_are_shipped(listed):
+    brought = {scheme: (distribution, found, events) for scheme, distribution, found, events in listed[1:]}
+    del brought["jsonfiles"]
+    names = {
+        "memory": "mcp-tornado",
+        "mongodb": "mcp-tornado-mongodb",
+        "mongodb+srv": "mcp-tornado-mongodb",
+        "redis": "mcp-tornado-redis",
+        "rediss": "mcp-tornado-redis",
+        "sqlite": "mcp-tornado-sqlite",
+    }
+    assert brought == {scheme: (name, version(name), "yes") for scheme, name in names.items()}
+
+
+def test_a_session_outlives_a_process_that_is_killed(environment, tmp_path):
+    (serve,) = commands("mcp-tornado serve")
+    command = serve.replace("/var/lib/mcp", f"{tmp_path}/sessions")
+    assert command != serve
+    with environment.serving(command, tmp_path, signal.SIGKILL) as url:
+        made = httpx.post(f"{url}/session", json={"clientInfo": {"name": "me", "version": "1"}})
+        headers = {"Mcp-Session-Id": made.headers["Mcp-Session-Id"]}
+        shown = httpx.get(f"{url}/session", headers=headers)
+        assert shown.status_code == 200
+    with environment.serving(command, tmp_path, signal.SIGTERM) as url:
+        again = httpx.get(f"{url}/session", headers=headers)
+        assert (again.status_code, again.json()["key"]) == (200, shown.json()["key"])
+        assert httpx.delete(f"{url}/session", headers=headers).is_success
+        assert httpx.get(f"{url}/session", headers=headers).status_code == 404
