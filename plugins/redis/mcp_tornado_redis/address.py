@@ -34,6 +34,7 @@ _PARAMETERS: Final = (
 )
 _TLS_PARAMETERS: Final = (
     "ssl_ca_certs",
+    "ssl_ca_path",
     "ssl_cert_reqs",
     "ssl_certfile",
     "ssl_check_hostname",
@@ -84,7 +85,7 @@ class Address:
         limits: list[float] = [arguments["socket_connect_timeout"], arguments["socket_timeout"]]
         if not all(0 < limit < math.inf for limit in limits):
             raise ValueError("the time limits in the URL of the store are seconds, above 0")
-        name = f"{arguments.get('host', 'localhost')}:{arguments.get('port', 6379)}"
+        name = parts.netloc.rpartition("@")[2] or "localhost"
         return cls(url, name, arguments.get("db", 0), sum(limits))
 
     def pool(self) -> ConnectionPool:

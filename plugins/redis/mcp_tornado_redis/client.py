@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from redis.exceptions import ConnectionError as BrokenConnection
 from redis.exceptions import NoPermissionError, NoScriptError, RedisError
 
 from mcp_tornado.stores import StoreUnavailable
 from mcp_tornado_redis.address import Address
-from mcp_tornado_redis.failures import IS_CLUSTER, unavailable
+from mcp_tornado_redis.failures import unavailable
 from mcp_tornado_redis.scripts import Script
+
+_MODE: Final = re.compile(rb"^(?:redis|server)_mode:(\w+)", re.MULTILINE)
+_VERSION: Final = re.compile(rb"^redis_version:(\d+)", re.MULTILINE)
+_OLDEST: Final = 7
+"""The oldest major version that has what the scripts use."""
 
 
 class Client:
@@ -34,6 +40,35 @@ class Client:
         # What was under way may have connected once more.
         await self._disconnect()
 
+    async def check(self) -> None:
+        """Check that the server is of a kind that the store can work with.
+
+        Raises:
+            StoreUnavailable: It is not, or it does not answer.
+        """
+        async with self._bounded():
+            try:
+                info: bytes = await self._send("INFO", "server", repeatable=True)
+            except NoPermissionError:
+                return  # then the first script shows it
+        mode, version = _MODE.search(info), _VERSION.search(info)
+        if mode is not None and mode[1] != b"standalone":
+            found = f"runs as a {mode[1].decode()}: this store needs a single server, or the primary of replicas"
+        elif version is not None and int(version[1]) < _OLDEST:
+            found = f"has the version {version[1].decode()}: this store needs {_OLDEST}.0 or newer, or Valkey"
+        else:
+            return
+        raise StoreUnavailable(f"Redis at {self._address.name} {found}")
+
+    async def ping(self) -> None:
+        """Return if the server answers.
+
+        Raises:
+            StoreUnavailable: It does not.
+        """
+        async with self._bounded():
+            await self._send("PING", repeatable=True)
+
     async def run(self, script: Script, *arguments: str | bytes | int) -> Any:
         """Run a script and return its answer.
 
@@ -43,31 +78,8 @@ class Client:
         async with self._bounded():
             try:
                 return await self._send("EVALSHA", script.sha, 0, *arguments, repeatable=script.repeatable)
-            except NoScriptError:  # the server is new, or has been restarted
+            except NoScriptError:  # the server is new, or was restarted
                 return await self._send("EVAL", script.text, 0, *arguments, repeatable=script.repeatable)
-
-    async def check(self) -> None:
-        """Check that the server is one that the store can work with.
-
-        Raises:
-            StoreUnavailable: It is not, or it does not answer.
-        """
-        async with self._bounded():
-            try:
-                info: bytes = await self._send("INFO", "cluster", repeatable=True)
-            except NoPermissionError:
-                return  # then it cannot be told; a cluster refuses the first script that it is sent
-        if b"cluster_enabled:1" in info:
-            raise StoreUnavailable(f"Redis at {self._address.name} {IS_CLUSTER}")
-
-    async def ask(self, *command: str) -> Any:
-        """Send a command that changes nothing and return its answer.
-
-        Raises:
-            StoreUnavailable: It failed.
-        """
-        async with self._bounded():
-            return await self._send(*command, repeatable=True)
 
     @asynccontextmanager
     async def _bounded(self) -> AsyncGenerator[None]:
@@ -82,7 +94,7 @@ class Client:
     async def _send(self, *command: str | bytes | int, repeatable: bool) -> Any:
         """Send a command and return its answer.
 
-        Over a broken connection it is sent once more where that does no harm: because it changes nothing, or because
+        Where the connection breaks, it is sent once more if that does no harm: because it changes nothing, or because
         the server cannot have had the whole of it.
         """
         for is_last_try in (False, True):
@@ -93,7 +105,7 @@ class Client:
                 is_sent = True
                 return cast(Any, await connection.read_response())
             except BrokenConnection as error:
-                is_broken = type(error) is BrokenConnection  # a subclass is an answer of the server's
+                is_broken = type(error) is BrokenConnection  # its subclasses are answers of the server's
                 if is_last_try or not is_broken or (is_sent and not repeatable):
                     raise
             finally:

@@ -20,8 +20,7 @@ from redis.exceptions import (
 
 from mcp_tornado.stores import StoreUnavailable
 
-IS_CLUSTER: Final = "is a Redis Cluster, which this store does not support: a single server or a primary is needed"
-"""What a cluster means."""
+_IS_CLUSTER: Final = "is a Redis Cluster, which this store does not support"
 
 _ANSWERS: Final[dict[type[Exception], str]] = {
     AuthenticationError: "does not let us in: check the user and the password in the URL of the store",
@@ -30,20 +29,23 @@ _ANSWERS: Final[dict[type[Exception], str]] = {
     OutOfMemoryError: "is out of memory: raise maxmemory",
     ReadOnlyError: "is a replica, which takes no writes: the URL of the store must name the primary",
     MasterDownError: "is a replica that has lost its primary: the URL of the store must name the primary",
-    ClusterDownError: IS_CLUSTER,
-    MovedError: IS_CLUSTER,
+    ClusterDownError: _IS_CLUSTER,
+    MovedError: _IS_CLUSTER,
 }
 """What an answer means for which redis-py has a class."""
 
-_CODES: Final = {
+_WORDS: Final = {
     "MISCONF": "cannot write its data to disk, and takes no writes until it can: see its log",
     "NOREPLICAS": "takes no writes, because it has fewer replicas than its configuration demands",
     "BUSY": "is busy with a script that takes long",
+    "max number of clients": "has as many clients as it takes: raise maxclients",
+    "DB index is out of range": "has no database with the number in the URL of the store",
 }
-"""What an answer means, by the word it begins with."""
+"""What an answer means by its words, where redis-py has no class for it."""
 
-_NO_MORE_CLIENTS: Final = "max number of clients"
 _CODE: Final = re.compile(r"[A-Z]+(?= )")
+_TLS_ERRORS: Final = (ssl.SSLError, FileNotFoundError, PermissionError)
+"""What redis-py meets on the way to a server over TLS alone: the last two with files that the URL names."""
 
 
 def unavailable(name: str, error: Exception) -> StoreUnavailable:
@@ -59,15 +61,17 @@ def unavailable(name: str, error: Exception) -> StoreUnavailable:
 
 
 def _meaning(error: Exception) -> str:
+    text = str(error)
     for kind, meaning in _ANSWERS.items():
         if isinstance(error, kind):
             return meaning
+    for words, meaning in _WORDS.items():
+        if words in text:
+            return meaning
     if isinstance(error, ResponseError):
-        code = _CODE.match(str(error))
-        return _CODES.get(code[0], f"refused it with {code[0]}") if code else "refused it with an error"
-    if _NO_MORE_CLIENTS in str(error):
-        return "has as many clients as it takes: raise maxclients"
-    if isinstance(error.__context__, ssl.SSLError):
+        code = _CODE.match(text)
+        return f"refused what was asked with the error {code[0] if code else 'ERR'}"
+    if isinstance(error.__context__, _TLS_ERRORS):
         return (
             "cannot be talked to over TLS: check its certificate, ssl_ca_certs in the URL of the store, and whether "
             "this port speaks TLS"

@@ -100,6 +100,7 @@ class RedisStore(SessionStore, EventLog):
         wakeups = WakeUps(self._address, self._channel)
         try:
             await client.check()
+            await client.run(scripts.COUNT, self._prefix, self._channel, self._now())  # a missing right shows now
             await wakeups.open()
         except BaseException:
             await client.close()
@@ -201,7 +202,7 @@ class RedisStore(SessionStore, EventLog):
 
     async def ping(self) -> None:
         """See `SessionStore.ping`."""
-        await self._check_open().client.ask("PING")
+        await self._check_open().client.ping()
 
     async def append(self, key: str, stream: str, message: Mapping[str, Any] | None, *, final: bool = False) -> str:
         """See `EventLog.append`."""

@@ -98,10 +98,14 @@ class WakeUps:
                 if connection is None:
                     connection = await self._subscribe()
                     self._waiters.wake_all()  # what was said meanwhile, nobody has heard
+                    _log.info("Redis at %s is listened to again", self._address.name)
                 retry = _FIRST_RETRY
                 await self._follow(connection)
             except (RedisError, OSError) as error:
-                _log.warning("%s; trying to listen again in %.1f s", unavailable(self._address.name, error), retry)
+                if retry == _FIRST_RETRY:
+                    _log.warning(
+                        "%s; nobody is woken until it can be listened to", unavailable(self._address.name, error)
+                    )
             except Exception:
                 _log.exception("listening to Redis failed; trying again in %.1f s", retry)
             finally:

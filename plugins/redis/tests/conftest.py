@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import time
+from datetime import timedelta
 
 import psutil
 import pytest
 import redis
+import trustme
+from mcp_tornado_redis import redis_store
 
+from mcp_tornado.stores import ClientInfo, Session
 from mcp_tornado.testing import FakeClock
 
 DEADLINE = 30
 
 
 def wait_until(condition):
-    """Wait until a condition holds; return what it returned."""
+    """Wait until a condition holds and return what it returned."""
     deadline = time.monotonic() + DEADLINE
     while not (holds := condition()):
         assert time.monotonic() < deadline, "it did not come true"
@@ -27,10 +34,11 @@ def wait_until(condition):
 
 
 class RedisServer:
-    """A redis-server with data of its own, on a free port."""
+    """A redis-server on a free port, with data of its own that survives when it is killed."""
 
-    def __init__(self, directory, *options, url_options=""):
-        self._directory, self._options, self._url_options = directory, options, url_options
+    def __init__(self, program, directory, *options):
+        self._command = [program, *options]
+        self._directory = directory
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.port = listener.getsockname()[1]
         self._process = None
@@ -38,22 +46,25 @@ class RedisServer:
 
     @property
     def url(self):
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"redis://127.0.0.1:{self.port}"
 
-    def _arguments(self):
-        return ["--port", str(self.port)]
+    def _listening(self):
+        return ("--port", str(self.port))
 
-    def client(self, **options):
-        return redis.Redis(port=self.port, retry=None, **options)
+    def _client(self):
+        return redis.Redis(port=self.port, protocol=2)
 
-    def start(self, *more):
-        fixed = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--appendfsync", "always"]
+    @contextlib.contextmanager
+    def client(self):
+        """Give a client that has nothing to do with the store."""
+        with self._client() as client:
+            yield client
+
+    def start(self, *options):
+        fixed = ("--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--appendfsync", "always")
         with (self._directory / "out").open("ab") as out:
             self._process = subprocess.Popen(
-                ["redis-server", *self._arguments(), *fixed, *self._options, *more],
-                cwd=self._directory,
-                stdout=out,
-                stderr=out,
+                [*self._command, *self._listening(), *fixed, *options], cwd=self._directory, stdout=out, stderr=out
             )
         wait_until(self._listens)
 
@@ -69,29 +80,118 @@ class RedisServer:
         self._process.kill()
         self._process.wait()
 
-    def freeze(self):
-        self._process.send_signal(signal.SIGSTOP)
-        process = psutil.Process(self._process.pid)
-        wait_until(lambda: process.status() == psutil.STATUS_STOPPED)
-
-    def thaw(self):
-        self._process.send_signal(signal.SIGCONT)
-
-    @contextlib.asynccontextmanager
-    async def frozen(self):
-        self.freeze()
-        try:
-            yield
-        finally:
-            self.thaw()
-
     @contextlib.asynccontextmanager
     async def killed(self):
+        """Kill it, and start it again on the same port with its data."""
         self.kill()
         try:
             yield
         finally:
             self.start()
+
+    @contextlib.asynccontextmanager
+    async def frozen(self):
+        """Stop it as it stands: it accepts connections still, and answers nothing."""
+        self._process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: psutil.Process(self._process.pid).status() == psutil.STATUS_STOPPED)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
+
+class TLSRedisServer(RedisServer):
+    """A redis-server that speaks TLS alone, with a certificate of an authority of its own."""
+
+    def __init__(self, program, directory):
+        self._authority = directory / "ca.pem"
+        certificate, key = directory / "certificate.pem", directory / "key.pem"
+        authority = trustme.CA()
+        issued = authority.issue_cert("localhost")
+        authority.cert_pem.write_to_path(self._authority)
+        issued.private_key_pem.write_to_path(key)
+        issued.cert_chain_pems[0].write_to_path(certificate)
+        files = ("--tls-cert-file", certificate, "--tls-key-file", key, "--tls-ca-cert-file", self._authority)
+        super().__init__(program, directory, "--tls-auth-clients", "no", *files)
+
+    @property
+    def url(self):
+        return f"rediss://localhost:{self.port}?ssl_ca_certs={self._authority}"
+
+    def _listening(self):
+        return ("--port", "0", "--tls-port", str(self.port))
+
+    def _client(self):
+        return redis.Redis(port=self.port, ssl=True, ssl_ca_certs=str(self._authority), protocol=2)
+
+
+class Proxy:
+    """What stands between a store and its server, and loses things. Connections for listening are left alone."""
+
+    def __init__(self, port):
+        self._server_port = port
+        self._tasks = set()
+        self._connections = {}
+        self.requests = 0
+        self.loses = None
+        """Either "request" or "answer": which of the next exchange is lost, with the connection."""
+
+    async def __aenter__(self):
+        self._listening = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.url = f"redis://127.0.0.1:{self._listening.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_):
+        self._listening.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._listening.wait_closed()
+
+    def break_all(self, *, with_reset):
+        """Break all connections but those for listening, as a server does that goes away, or a host."""
+        for client in [client for client, listens in self._connections.items() if not listens]:
+            if with_reset:
+                linger = b"\1\0\0\0\0\0\0\0"
+                client.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            client.transport.abort()
+
+    async def _accept(self, reader, writer):
+        self._tasks.add(asyncio.current_task())
+        self._connections[writer] = False
+        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
+        answers = asyncio.ensure_future(self._forward_answers(server_reader, writer))
+        try:
+            await self._forward_requests(reader, writer, server_writer)
+        finally:
+            answers.cancel()
+            await asyncio.gather(answers, return_exceptions=True)
+            for each in (writer, server_writer):
+                each.close()
+            for each in (writer, server_writer):
+                with contextlib.suppress(OSError):
+                    await each.wait_closed()
+            del self._connections[writer]
+            self._tasks.discard(asyncio.current_task())
+
+    async def _forward_requests(self, reader, writer, server_writer):
+        with contextlib.suppress(OSError):
+            while data := await reader.read(1_000_000):
+                self._connections[writer] |= b"SUBSCRIBE" in data
+                if not self._connections[writer]:
+                    self.requests += 1
+                    if self.loses == "request":
+                        self.loses = None
+                        return
+                server_writer.write(data)
+
+    async def _forward_answers(self, server_reader, writer):
+        while data := await server_reader.read(1_000_000):
+            if self.loses == "answer" and not self._connections[writer]:
+                self.loses = None
+                break
+            writer.write(data)
+        writer.close()
 
 
 @pytest.fixture
@@ -104,8 +204,102 @@ def clock():
     return FakeClock()
 
 
+@pytest.fixture
+def make_session(clock):
+    """Make a session that lives for a number of seconds from now."""
+
+    def make(key="key-0001", lives=100.0, **fields):
+        now = clock()
+        values = {
+            "key": key,
+            "created_at": now,
+            "last_seen_at": now,
+            "expires_at": now + timedelta(seconds=lives),
+            "client": ClientInfo(name="client"),
+            "protocol_version": "2025-11-25",
+        }
+        return Session(**{**values, **fields})
+
+    return make
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left_behind():
+    """No process and no socket outlives the tests that made it."""
+    this = psutil.Process()
+
+    def held():
+        sockets = {(connection.laddr, connection.raddr) for connection in this.net_connections()}
+        return sockets | {child.pid for child in this.children(recursive=True)}
+
+    before = held()
+    yield
+    assert held() - before == set()
+
+
 @pytest.fixture(scope="session")
-def redis_server(tmp_path_factory):
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
+def program():
+    """Find redis-server."""
+    found = shutil.which("redis-server")
+    if found is None:
+        pytest.skip("did not run: redis-server is not on the PATH; apt-get install redis-server")
+    return found
+
+
+@pytest.fixture
+def start_server(program, tmp_path):
+    """Start a server for one test; arguments are options of redis-server."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*options):
+            directory = tmp_path / secrets.token_hex(4)
+            directory.mkdir()
+            server = RedisServer(program, directory, *options)
+            stack.callback(server.kill)
+            return server
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def shared_server(program, tmp_path_factory, nothing_is_left_behind):
+    server = RedisServer(program, tmp_path_factory.mktemp("redis"))
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def shared_tls_server(program, tmp_path_factory, nothing_is_left_behind):
+    server = TLSRedisServer(program, tmp_path_factory.mktemp("redis-tls"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def server(shared_server):
+    """Give a server without data."""
+    with shared_server.client() as client:
+        client.flushall()
+        client.config_resetstat()
+    return shared_server
+
+
+@pytest.fixture
+def tls_server(shared_tls_server):
+    """Give a server without data that speaks TLS alone."""
+    with shared_tls_server.client() as client:
+        client.flushall()
+    return shared_tls_server
+
+
+@pytest.fixture
+def make_store(server, clock):
+    """Make a store on that server, not yet entered; keywords are store options."""
+    return lambda **options: redis_store(server.url, options, clock)
+
+
+@pytest.fixture
+async def store(make_store, anyio_backend):
+    """Give an open store."""
+    async with make_store() as opened:
+        yield opened

@@ -1,22 +1,45 @@
-"""The contract of stores: on a server of our own, with and without TLS, and on a deployment that is named."""
+"""The contract of stores: on a server of ours, the same over TLS, and on a deployment that is named."""
 
 from __future__ import annotations
 
+import os
+import secrets
+
 import pytest
+import redis
 from mcp_tornado_redis import redis_store
 
 from mcp_tornado.testing import EventLogContract, SessionStoreContract
 
+DEPLOYMENT = os.environ.get("TEST_REDIS_URL")
+
 
 class OnServer:
     @pytest.fixture
-    def make_store(self, redis_server, clock):
-        redis_server.client().flushall()
-        return lambda **options: redis_store(redis_server.url, options, clock)
+    def make_store(self, server, clock):
+        return lambda **options: redis_store(server.url, options, clock)
 
-    @pytest.fixture(params=["frozen", "killed"])
-    def outage(self, request, redis_server):
-        return getattr(redis_server, request.param)()
+    @pytest.fixture(params=["killed", "frozen"])
+    def outage(self, request, server):
+        return getattr(server, request.param)()
+
+
+class OverTLS(OnServer):
+    @pytest.fixture
+    def server(self, tls_server):
+        return tls_server
+
+
+class OnDeployment:
+    """Among data of others: it keeps to a prefix, and removes what has it."""
+
+    @pytest.fixture
+    def make_store(self, clock):
+        prefix = f"mcp-tornado-test-{secrets.token_hex(8)}:"
+        yield lambda **options: redis_store(DEPLOYMENT, {"prefix": prefix, **options}, clock)
+        with redis.Redis.from_url(DEPLOYMENT) as client:
+            for name in client.scan_iter(f"{prefix}*", count=1000):
+                client.delete(name)
 
 
 class TestRedisSessions(OnServer, SessionStoreContract):
@@ -25,3 +48,20 @@ class TestRedisSessions(OnServer, SessionStoreContract):
 
 class TestRedisEvents(OnServer, EventLogContract):
     pass
+
+
+class TestRedisOverTLSSessions(OverTLS, SessionStoreContract):
+    pass
+
+
+class TestRedisOverTLSEvents(OverTLS, EventLogContract):
+    pass
+
+
+if DEPLOYMENT:
+
+    class TestRedisDeploymentSessions(OnDeployment, SessionStoreContract):
+        pass
+
+    class TestRedisDeploymentEvents(OnDeployment, EventLogContract):
+        pass
