@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import types
 from importlib.metadata import EntryPoint, EntryPoints
 
 import pytest
 
-from mcp_tornado.sessions import EventBounds, system_clock
+from mcp_tornado.sessions import EventBounds, SessionStore, system_clock
 from mcp_tornado.stores import plugins
 from mcp_tornado.stores.memory import MemoryStore, memory_store
-from mcp_tornado.stores.plugins import GROUP, StorePluginError, open_store
+from mcp_tornado.stores.plugins import GROUP, InstalledStore, StorePluginError, installed_stores, open_store
 
 
 class Distribution:
@@ -168,3 +169,121 @@ def test_the_bounds_of_events_reach_the_memory_store():
     bounds = {"max_per_session": 5, "max_bytes": 6, "ttl_seconds": 7.0}
     assert open_store("memory://", {"events": bounds}, system_clock)._events._bounds == EventBounds(**bounds)
     assert open_store("memory://", {}, system_clock)._events._bounds == EventBounds(1000, 1_048_576, 3600)
+
+
+# What is installed
+
+
+class WithEvents(MemoryStore):
+    pass
+
+
+class WithoutEvents(SessionStore):
+    pass
+
+
+def _with_events(url, options, clock) -> WithEvents: ...
+def _without_events(url, options, clock) -> WithoutEvents: ...
+def _some_store(url, options, clock) -> SessionStore: ...
+def _this_or_that(url, options, clock) -> WithEvents | WithoutEvents: ...
+def _unknown_class(url, options, clock) -> NoSuchClass: ...  # noqa: F821  (that is what it is about)
+def _unannotated(url, options, clock): ...
+
+
+def test_all_that_is_installed_is_listed_by_scheme_with_its_distribution(installed):
+    installed(
+        ("redis", _with_events, Distribution("mcp-tornado-redis", "1.2")),
+        ("memory", memory_store, Distribution("mcp-tornado", "0.1")),
+        ("files", _without_events, None),
+    )
+    assert installed_stores() == [
+        InstalledStore("files", None, None, events=False),
+        InstalledStore("memory", "mcp-tornado", "0.1", events=True),
+        InstalledStore("redis", "mcp-tornado-redis", "1.2", events=True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("factory", "events"),
+    [
+        (_with_events, True),
+        (WithEvents, True),
+        (_without_events, False),
+        (WithoutEvents, False),
+        (_some_store, None),
+        (_this_or_that, None),
+        (_unknown_class, None),
+        (_unannotated, None),
+        (functools.partial(_with_events), None),
+    ],
+)
+def test_whether_a_store_keeps_events_is_told_by_what_its_factory_says_it_returns(installed, factory, events):
+    installed(("mine", factory, Distribution("mine", "1")))
+    assert installed_stores() == [InstalledStore("mine", "mine", "1", events)]
+
+
+def test_no_store_is_made_to_find_out_whether_it_keeps_events(installed):
+    def fails(url, options, clock) -> WithEvents:
+        raise AssertionError("was called")
+
+    installed(("mine", fails, Distribution("mine", "1")))
+    assert [(store.events, store.problem) for store in installed_stores()] == [(True, None)]
+
+
+def test_a_plugin_is_imported_when_its_store_is_wanted_or_all_are_listed_and_not_before(
+    installed, tmp_path, monkeypatch
+):
+    (tmp_path / "a_lazy_plugin.py").write_text("def factory(url, options, clock): return url\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "a_lazy_plugin", raising=False)
+    for needs_it in (lambda: open_store("lazy://", {}, system_clock), installed_stores):
+        installed(("lazy", "a_lazy_plugin:factory", None), ("other", lambda *_: "another store", None))
+        assert open_store("other://", {}, system_clock) == "another store"
+        refusal("unknown://")
+        assert "a_lazy_plugin" not in sys.modules
+        needs_it()
+        monkeypatch.delitem(sys.modules, "a_lazy_plugin")
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("import no_such_module_at_all", "ModuleNotFoundError: No module named 'no_such_module_at_all'"),
+        ("raise RuntimeError('needs a licence')", "RuntimeError: needs a licence"),
+        ("def (:", "SyntaxError"),
+        ("", "AttributeError"),
+    ],
+)
+def test_a_broken_plugin_is_listed_with_its_problem_and_harms_no_other(installed, tmp_path, monkeypatch, code, words):
+    (tmp_path / "a_broken_plugin.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "a_broken_plugin", raising=False)
+    installed(
+        ("mine", _with_events, Distribution("mine", "1")),
+        ("broken", "a_broken_plugin:factory", Distribution("broken-store", "9")),
+    )
+    broken, mine = installed_stores()
+    assert (broken.scheme, broken.distribution, broken.version, broken.events) == ("broken", "broken-store", "9", None)
+    assert words in broken.problem
+    assert mine == InstalledStore("mine", "mine", "1", events=True)
+    assert open_store("mine://", {}, system_clock) is None
+
+
+def test_two_plugins_for_one_scheme_are_both_listed_with_the_problem(installed):
+    installed(
+        ("twice", _with_events, Distribution("two", "2")),
+        ("once", _with_events, Distribution("once", "1")),
+        ("twice", _without_events, Distribution("one", "1")),
+    )
+    once, *twice = installed_stores()
+    assert once == InstalledStore("once", "once", "1", events=True)
+    assert [(store.distribution, store.version, store.events) for store in twice] == [
+        ("one", "1", False),
+        ("two", "2", True),
+    ]
+    assert all("more than one" in store.problem for store in twice)
+
+
+def test_nothing_is_listed_where_nothing_is_installed(installed):
+    installed()
+    assert installed_stores() == []
