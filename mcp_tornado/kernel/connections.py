@@ -15,6 +15,7 @@ from mcp.server.lowlevel.server import Server
 from mcp.server.runner import serve_connection
 from mcp.shared.dispatcher import CallOptions, OnNotify, OnNotifyIntercept, OnRequest
 from mcp_types import InitializeRequestParams
+from starlette.requests import Request as StarletteRequest
 
 from mcp_tornado.kernel import messages
 from mcp_tornado.kernel.calls import CallContext
@@ -93,8 +94,11 @@ class SessionConnection:
         self._key = self.connection.session_id = session.key
         self._revision = session.revision
 
-    async def catch_up(self, session: Session) -> None:
-        """Bring the connection to what the stored session says, repeating what the journal has and it has not."""
+    async def catch_up(self, session: Session, shown: StarletteRequest) -> None:
+        """Bring the connection to what the stored session says, repeating what the journal has and it has not.
+
+        Handlers of what is repeated are shown the request that is at hand: the ones that it came with are gone.
+        """
         if session.revision == self._revision:
             return
         async with self._lock:
@@ -108,7 +112,7 @@ class SessionConnection:
                 connection.initialized.set()
             elif connection.initialized.is_set():
                 connection.initialized = anyio.Event()
-            await self._replay(session.journal)
+            await self._replay(session.journal, shown)
             self._journal = session.journal
             self._revision = session.revision
 
@@ -117,11 +121,11 @@ class SessionConnection:
         if session.revision == self._revision + 1:
             self._journal, self._revision = session.journal, session.revision
 
-    async def _replay(self, journal: Journal) -> None:
+    async def _replay(self, journal: Journal, shown: StarletteRequest) -> None:
         for entry in journal:
             if entry in self._journal:
                 continue
-            context = CallContext(self._key, None, None, None, self._outgoing)
+            context = CallContext(self._key, None, None, shown, self._outgoing)
             try:
                 await self.on_request(context, entry["method"], entry["params"])
             except Exception as error:
@@ -174,8 +178,8 @@ class ConnectionPool:
         self._starting: dict[str, asyncio.Future[SessionConnection]] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
-    async def get(self, session: Session) -> SessionConnection:
-        """Return the session's connection, up to date with the record given."""
+    async def get(self, session: Session, shown: StarletteRequest) -> SessionConnection:
+        """Return the session's connection, up to date with the record given; see `SessionConnection.catch_up`."""
         key = session.key
         connection = self._connections.get(key)
         if connection is None:
@@ -183,7 +187,7 @@ class ConnectionPool:
         else:
             self._connections.move_to_end(key)
         connection.last_used = time.monotonic()
-        await connection.catch_up(session)
+        await connection.catch_up(session, shown)
         return connection
 
     async def _open(self, session: Session) -> SessionConnection:

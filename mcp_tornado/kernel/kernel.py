@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Final
 
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, is_version_at_least
+from starlette.requests import Request as StarletteRequest
 
 from mcp_tornado.kernel import messages
 from mcp_tornado.kernel.calls import Call, CallContext
@@ -240,14 +241,15 @@ class Kernel:
     async def _handle(
         self, session: Session, parsed: Sequence[Message], stream: ResponseStream | None, inbound: InboundRequest
     ) -> None:
-        connection = await self._pool.get(session)
+        shown = inbound.shown(session.key)
+        connection = await self._pool.get(session, shown)
         for message in parsed:
             if isinstance(message, Reply):
                 self._outgoing.resolve(session.key, message)
             elif isinstance(message, Notification):
-                await self._notify(session, connection, message, inbound)
+                await self._notify(session, connection, message, shown)
             elif stream is not None:
-                self._call(session, connection, message, stream, inbound)
+                self._call(session, connection, message, stream, shown)
 
     def _call(
         self,
@@ -255,14 +257,14 @@ class Kernel:
         connection: SessionConnection,
         request: Request,
         stream: ResponseStream,
-        inbound: InboundRequest,
+        shown: StarletteRequest,
     ) -> None:
         resumable = stream.may_stream and session.protocol_version in _PRIMED_VERSIONS
         context = CallContext(
             session.key,
             request,
             stream,
-            inbound.shown(session.key),
+            shown,
             self._outgoing,
             close_stream=stream.detach if resumable else None,
             close_standalone=partial(_close_standalone, self._readers, session.key) if resumable else None,
@@ -310,7 +312,7 @@ class Kernel:
         connection.applied(await self._manager.update(key, change))
 
     async def _notify(
-        self, session: Session, connection: SessionConnection, notification: Notification, inbound: InboundRequest
+        self, session: Session, connection: SessionConnection, notification: Notification, shown: StarletteRequest
     ) -> None:
         if notification.method == "notifications/cancelled":
             request_id = (notification.params or {}).get("requestId")
@@ -324,7 +326,7 @@ class Kernel:
                 session.key, lambda current: {} if current.initialized else {"initialized": True}
             )
             connection.applied(updated)
-        context = CallContext(session.key, None, None, inbound.shown(session.key), self._outgoing)
+        context = CallContext(session.key, None, None, shown, self._outgoing)
         self._spawn(_contained(connection.on_notify(context, notification.method, notification.params)))
 
     # ------------------------------------------------------------------ streams of a session

@@ -6,6 +6,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,33 @@ def test_config_tells_every_setting_and_where_it_comes_from(tmp_path: Path) -> N
     assert rows["server.host"].split()[1:] == ["'127.0.0.1'", "default"]
     assert "hunter2" not in done.stdout
     assert len(rows) > 25
+
+
+def install(directory: Path, distribution: str, scheme: str, module: str) -> None:
+    """Make a plugin that a process finds which runs in the directory."""
+    metadata = directory / f"{distribution}.dist-info"
+    metadata.mkdir()
+    name, _, version = distribution.partition("-")
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    (metadata / "entry_points.txt").write_text(f"[mcp_tornado.stores]\n{scheme} = {module}:factory\n")
+
+
+def test_stores_are_listed_and_what_is_wrong_with_one_is_said_apart(tmp_path: Path) -> None:
+    install(tmp_path, "fine-1.2", "fine", "fine")
+    (tmp_path / "fine.py").write_text("def factory(url, options, clock): ...\n")
+    install(tmp_path, "broken-9", "broken", "broken")
+    (tmp_path / "broken.py").write_text("import nonesuch_dependency\n")
+    done = run(tmp_path, "stores")
+    assert done.returncode == 0
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert rows[0] == ["SCHEME", "DISTRIBUTION", "VERSION", "EVENTS"]
+    assert ["fine", "fine", "1.2", "?"] in rows
+    assert ["broken", "broken", "9", "?"] in rows
+    assert ["memory", "mcp-tornado", version("mcp-tornado"), "yes"] in rows
+    assert [row[0] for row in rows[1:]] == sorted(row[0] for row in rows[1:])
+    (problem,) = [line for line in done.stderr.splitlines() if line.startswith("broken: ")]
+    assert "nonesuch_dependency" in problem
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.anyio

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -64,7 +65,8 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[str]:
             yield f"redis://127.0.0.1:{port}/0"
     else:
         files = ("--log-file", tmp_path / "log", "--pid-file", tmp_path / "pid")
-        with running(port, "nx-27017", "--data-dir", tmp_path / "data", "-p", str(port), *files):
+        server = Path(sys.executable).with_name("nx-27017")
+        with running(port, server, "--data-dir", tmp_path / "data", "-p", str(port), *files):
             yield f"mongodb://127.0.0.1:{port}/test"
 
 
