@@ -56,8 +56,7 @@ class Deployment:
             raise ValueError(f"the option driver is one of {', '.join(_DRIVERS)}")
         if driver == "motor":
             _motor_client()
-        address = re.split(r"[?#]", url.partition("://")[2], maxsplit=1)[0]
-        credentials_and_hosts, _, path = address.partition("/")
+        credentials_and_hosts, _, path = url.partition("://")[2].partition("?")[0].partition("/")
         if "@" in path:
             # A "/" in the password that is not encoded: what looks like the host is part of the password.
             raise ValueError(f"the URL of the store is not well-formed: {_FORM}")
@@ -84,10 +83,11 @@ def _parsed(url: str) -> Client:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # so PyMongo tells of options and values that it would ignore
             return AsyncMongoClient[Document](url, **_defaults(url))
-    except (PyMongoError, ValueError, TypeError, Warning):
+    except (PyMongoError, ValueError, TypeError, OSError, Warning):
         # What PyMongo says may quote the URL.
         raise ValueError(
-            f"the URL of the store is not well-formed, or has an option that PyMongo does not know: {_FORM}"
+            "the URL of the store is not well-formed, has an option or a value that PyMongo does not know, or names a "
+            f"file that cannot be read; {_FORM}"
         ) from None
 
 

@@ -177,12 +177,9 @@ class Events:
         much = max(1, self._bounds.max_bytes // _EVICTIONS)
         if number % often == 0 or newest["before"] // much != (newest["before"] + newest["size"]) // much:
             fewest, smallest, oldest = self._kept_from(newest)
-            await self._archive.delete_many(
-                {
-                    **archived_between(log, 0, number),
-                    "$or": [{"number": {"$lt": fewest}}, {"before": {"$lt": smallest}}, {"at": {"$lt": oldest}}],
-                }
-            )
+            evicted = {"$or": [{"number": {"$lt": fewest}}, {"before": {"$lt": smallest}}, {"at": {"$lt": oldest}}]}
+            # In a deletion, nx-27017 loses the brackets around an $or that stands beside other conditions.
+            await self._archive.delete_many({"$and": [archived_between(log, 0, number), evicted]})
 
     async def _replace_newest(
         self, key: str, log: Mapping[str, Any], newest: Mapping[str, Any] | None, stream: str, data: bytes, final: bool

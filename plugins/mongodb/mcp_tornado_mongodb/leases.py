@@ -21,14 +21,17 @@ class Leases:
         """See `EventLog.claim`."""
         now = to_microseconds(self._clock())
         expires_at = now + int(ttl_seconds * SECOND)
-        times = {"expires_at": expires_at, "expires": from_microseconds(expires_at)}
-        free_or_own = {"_id": name, "$or": [{"owner": owner}, {"times.expires_at": {"$lte": now}}]}
-        change = {"$set": {"owner": owner, "times": times}}
+        held: Document = {
+            "owner": owner,
+            "times": {"expires_at": expires_at, "expires": from_microseconds(expires_at)},
+        }
+        if await self._take(name, held, now):
+            return True
         try:
-            await self._leases.update_one(free_or_own, change, upsert=True)
+            await self._leases.insert_one({"_id": name, **held})
         except DuplicateKeyError:
-            # It is there, and was not free a moment ago; perhaps another task claimed it for the same owner.
-            return (await self._leases.update_one(free_or_own, change)).matched_count == 1
+            # Somebody holds it; perhaps this owner, for whom another task was quicker.
+            return await self._take(name, held, now)
         return True
 
     async def release(self, name: str, owner: str) -> None:
@@ -38,3 +41,10 @@ class Leases:
     async def sweep(self) -> None:
         """Remove the leases that have ended."""
         await self._leases.delete_many({"times.expires_at": {"$lte": to_microseconds(self._clock())}})
+
+    async def _take(self, name: str, held: Document, now: int) -> bool:
+        """Take a lease that is there, if it is its owner's already, or has ended."""
+        own_or_ended = {"$or": [{"owner": held["owner"]}, {"times.expires_at": {"$lte": now}}]}
+        # In an update, nx-27017 loses the brackets around an $or that stands beside other conditions.
+        result = await self._leases.update_one({"$and": [{"_id": name}, own_or_ended]}, {"$set": held})
+        return result.matched_count == 1

@@ -39,8 +39,8 @@ _INDEX_LIMIT: Final = 30.0
 """Seconds the making of indexes may take: over many documents it takes its time."""
 _CLOSE_LIMIT: Final = 1.0
 """Seconds the driver may take to say goodbye to the server."""
-_SWEEP_AT_ONCE: Final = 200
-"""How many sessions one command sweeps."""
+_SWEEP_AT_ONCE: Final = 100
+"""How many sessions one command sweeps; the server's answer with their keys is one batch."""
 
 
 def mongodb_store(url: str, options: Mapping[str, Any], clock: Clock) -> MongoStore:
@@ -111,8 +111,8 @@ class MongoStore(SessionStore, EventLog):
         self._opened: _Opened | None = None
 
     async def __aenter__(self) -> Self:
-        client: Client = self._connect()
         calls = Calls(self._hosts, self._limit)
+        client = await calls.run(self._new_client())
         try:
             self._opened = await self._open(client, calls)
         except BaseException:
@@ -194,6 +194,9 @@ class MongoStore(SessionStore, EventLog):
         """See `EventLog.release`."""
         await self._run(lambda opened: opened.leases.release(name, owner))
 
+    async def _new_client(self) -> Client:
+        return self._connect()
+
     async def _open(self, client: Client, calls: Calls) -> _Opened:
         database = client.get_database(self._database)
 
@@ -228,7 +231,8 @@ class MongoStore(SessionStore, EventLog):
         sessions = Sessions(documents, self._clock, ended)
         await calls.run(sessions.ping())  # so that a server that is away is noticed before the longer limit
         await calls.run(indexes.make_indexes(documents, archive, lent), limit=_INDEX_LIMIT)
-        wakeups = WakeUps(documents, newest_numbers, calls)
+        # The server refuses a change stream with any other read concern.
+        wakeups = WakeUps(collection("sessions", "majority"), newest_numbers, calls)
         return _Opened(client, calls, sessions, events, Leases(lent, self._clock), wakeups)
 
     async def _run(self, operation: Callable[[_Opened], Coroutine[Any, Any, _T]]) -> _T:

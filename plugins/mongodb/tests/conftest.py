@@ -11,13 +11,18 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import mongomock
 import psutil
 import pymongo
 import pytest
-from mcp_tornado_mongodb import mongodb_store
+from mcp_tornado_mongodb import MongoStore, mongodb_store
+from mongomock_motor import AsyncMongoMockClient
 
+from mcp_tornado.stores import ClientInfo, Session, event_bounds
 from mcp_tornado.testing import FakeClock
 
 DEADLINE = 30
@@ -127,14 +132,8 @@ def nx_outage(nx_server):
 @pytest.fixture
 def deployment_url():
     """Name an empty database on the deployment in TEST_MONGODB_URL; it is dropped after the test."""
-    url = os.environ.get("TEST_MONGODB_URL")
-    if not url:
-        pytest.skip(
-            "did not run: no deployment to test against; name one in TEST_MONGODB_URL, for example that of "
-            "docker/compose.yaml, mongodb://127.0.0.1:27017/?replicaSet=rs0"
-        )
-    with empty_database(url) as named:
-        yield named
+    with empty_database(os.environ["TEST_MONGODB_URL"]) as url:
+        yield url
 
 
 @contextlib.contextmanager
@@ -146,7 +145,50 @@ def empty_database(url):
         client.drop_database(name)
 
 
+class Place(NamedTuple):
+    """Where stores keep their data."""
+
+    make_store: Any
+    """Makes a store, not yet entered; keywords are store options."""
+    database: Any
+    """Looks into the data, past the stores."""
+
+
 @pytest.fixture
-def nx_store(nx_url, clock):
-    """Make a store on nx-27017, not yet entered; keywords are store options."""
-    return lambda **options: mongodb_store(nx_url, options, clock)
+def nx(nx_url, clock):
+    with pymongo.MongoClient(nx_url) as client:
+        yield Place(lambda **options: mongodb_store(nx_url, options, clock), client.get_default_database())
+
+
+@pytest.fixture
+def mongomocked(clock):
+    data = mongomock.MongoClient()
+
+    def make_store(**options):
+        return MongoStore(clock, event_bounds(options), lambda: AsyncMongoMockClient(mock_mongo_client=data))
+
+    return Place(make_store, data["mcp_tornado"])
+
+
+@pytest.fixture(params=["mongomocked", "nx"])
+def place(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def make_session(clock):
+    """Make a session that lives for a number of seconds from now."""
+
+    def make(key, lives=100.0, **fields):
+        now = clock()
+        return Session(
+            key=key,
+            created_at=now,
+            last_seen_at=now,
+            expires_at=now + timedelta(seconds=lives),
+            client=ClientInfo(),
+            protocol_version="2025-11-25",
+            **fields,
+        )
+
+    return make

@@ -1,13 +1,10 @@
-"""The contract of stores: in mongomock, on nx-27017 with either driver, and on a deployment that is named."""
+"""The contract of stores: in mongomock, and on nx-27017 with either driver."""
 
 from __future__ import annotations
 
-import mongomock
 import pytest
-from mcp_tornado_mongodb import MongoStore, mongodb_store
-from mongomock_motor import AsyncMongoMockClient
+from mcp_tornado_mongodb import mongodb_store
 
-from mcp_tornado.stores import event_bounds
 from mcp_tornado.testing import EventLogContract, SessionStoreContract
 
 
@@ -15,13 +12,8 @@ class OnMongomock:
     """In the memory of this process: no server that could fail, no other process that could wake."""
 
     @pytest.fixture
-    def make_store(self, clock):
-        data = mongomock.MongoClient()
-
-        def connect():
-            return AsyncMongoMockClient(mock_mongo_client=data)
-
-        return lambda **options: MongoStore(clock, event_bounds(options), connect)
+    def make_store(self, mongomocked):
+        return mongomocked.make_store
 
     @pytest.fixture
     def outage(self):
@@ -38,18 +30,6 @@ class OnNx:
     @pytest.fixture
     def outage(self, nx_outage):
         return nx_outage
-
-
-class OnDeployment:
-    driver = "pymongo"
-
-    @pytest.fixture
-    def make_store(self, deployment_url, clock):
-        return lambda **options: mongodb_store(deployment_url, {"driver": self.driver, **options}, clock)
-
-    @pytest.fixture
-    def outage(self):
-        pytest.skip("did not run: a deployment that is named cannot be taken away; nx-27017 is tested without one")
 
 
 class TestMongomockSessions(OnMongomock, SessionStoreContract):
@@ -73,20 +53,4 @@ class TestNxThroughMotorSessions(OnNx, SessionStoreContract):
 
 
 class TestNxThroughMotorEvents(OnNx, EventLogContract):
-    driver = "motor"
-
-
-class TestDeploymentSessions(OnDeployment, SessionStoreContract):
-    pass
-
-
-class TestDeploymentEvents(OnDeployment, EventLogContract):
-    pass
-
-
-class TestDeploymentThroughMotorSessions(OnDeployment, SessionStoreContract):
-    driver = "motor"
-
-
-class TestDeploymentThroughMotorEvents(OnDeployment, EventLogContract):
     driver = "motor"
