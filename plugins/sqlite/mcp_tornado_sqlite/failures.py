@@ -1,0 +1,49 @@
+"""Telling of what fails in one way: what it is, and what to do."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from mcp_tornado.stores import StoreUnavailable
+
+_ACCESS: Final = "this process must be allowed to read and write it, and to write in its folder"
+_DAMAGED: Final = "it is damaged: stop all processes and put a backup in its place"
+_ADVICE: Final = {
+    sqlite3.SQLITE_BUSY: "another process has kept it locked: end what holds it, a backup or an open shell",
+    sqlite3.SQLITE_FULL: "the disk is full",
+    sqlite3.SQLITE_IOERR: "the disk or the file system failed",
+    sqlite3.SQLITE_READONLY: _ACCESS,
+    sqlite3.SQLITE_CANTOPEN: _ACCESS,
+    sqlite3.SQLITE_PERM: _ACCESS,
+    sqlite3.SQLITE_CORRUPT: _DAMAGED,
+    sqlite3.SQLITE_NOTADB: _DAMAGED,
+}
+_BUSY: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_PROTOCOL}
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Say whether something failed only because another connection was at it: trying again helps."""
+    return _primary_code(error) in _BUSY
+
+
+def unavailable(path: Path, error: sqlite3.Error | OSError) -> StoreUnavailable:
+    """Return what to raise where the database at this path failed with an error."""
+    if isinstance(error, PermissionError):
+        reason = _ACCESS
+    elif isinstance(error, OSError):
+        reason = error.strerror or type(error).__name__
+    else:
+        reason = _ADVICE.get(_primary_code(error), str(error))
+    return refused(path, reason)
+
+
+def refused(path: Path, reason: str) -> StoreUnavailable:
+    """Return what to raise where the database at this path cannot be used for a reason."""
+    return StoreUnavailable(f"the SQLite database {path} cannot be used: {reason}")
+
+
+def _primary_code(error: sqlite3.Error) -> int:
+    # Errors of the Python module itself have no code.
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
