@@ -146,8 +146,8 @@ def install(directory: Path, distribution: str, scheme: str, module: str) -> Non
     """Make a plugin that a process finds which runs in the directory."""
     metadata = directory / f"{distribution}.dist-info"
     metadata.mkdir()
-    name, _, version = distribution.partition("-")
-    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    name, _, number = distribution.partition("-")
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n")
     (metadata / "entry_points.txt").write_text(f"[mcp_tornado.stores]\n{scheme} = {module}:factory\n")
 
 
