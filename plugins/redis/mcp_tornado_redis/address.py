@@ -17,7 +17,7 @@ _WHERE_THE_URL_IS_SILENT: Final[dict[str, Any]] = {
     "socket_connect_timeout": 2.0,
     "socket_timeout": 2.5,
     "socket_keepalive": True,
-    "max_connections": 32,
+    "max_connections": 16,
 }
 _ALWAYS: Final[dict[str, Any]] = {
     "retry": Retry(NoBackoff(), 0),  # what may be sent again is decided where it is known what it does

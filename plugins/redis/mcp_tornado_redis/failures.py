@@ -38,7 +38,7 @@ _WORDS: Final = {
     "MISCONF": "cannot write its data to disk, and takes no writes until it can: see its log",
     "NOREPLICAS": "takes no writes, because it has fewer replicas than its configuration demands",
     "BUSY": "is busy with a script that takes long",
-    "max number of clients": "has as many clients as it takes: raise maxclients",
+    "Script attempted to access": _IS_CLUSTER,
     "DB index is out of range": "has no database with the number in the URL of the store",
 }
 """What an answer means by its words, where redis-py has no class for it."""

@@ -103,6 +103,7 @@ class RedisStore(SessionStore, EventLog):
             await client.run(scripts.COUNT, self._prefix, self._channel, self._now())  # a missing right shows now
             await wakeups.open()
         except BaseException:
+            await wakeups.close()
             await client.close()
             raise
         self._opened = _Opened(client, wakeups)

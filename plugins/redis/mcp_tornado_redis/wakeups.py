@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final, cast
 
-from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as NoAnswer
 
@@ -35,6 +34,7 @@ class WakeUps:
     def __init__(self, address: Address, channel: str) -> None:
         self._address = address
         self._channel = channel
+        self._connection = address.connection()
         self._waiters = Waiters()
         self._starts: dict[str, list[float]] = {}
         """For each key that is waited for, the numbers after which an event is new to those who wait."""
@@ -47,10 +47,10 @@ class WakeUps:
             StoreUnavailable: The server cannot be listened to.
         """
         try:
-            connection = await self._subscribe()
+            await self._subscribe()
         except (RedisError, OSError) as error:
             raise unavailable(self._address.name, error) from error
-        self._task = asyncio.create_task(self._run(connection))
+        self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
         """Stop listening, and wake everybody."""
@@ -58,6 +58,7 @@ class WakeUps:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+        await self._disconnect()
 
     def wake(self, key: str, number: int | None) -> None:
         """Wake those who wait for an event with this number, or for less; `None` wakes all who wait for the key."""
@@ -88,51 +89,45 @@ class WakeUps:
         finally:
             starts.remove(first)
             if not starts:
-                self._starts.pop(key, None)
+                del self._starts[key]
 
-    async def _run(self, connection: AbstractConnection | None) -> None:
-        """Listen for ever, and begin anew after every interruption."""
-        retry = _FIRST_RETRY
+    async def _run(self) -> None:
+        """Listen for ever, and begin anew after every interruption, whatever it was."""
         while True:
             try:
-                if connection is None:
-                    connection = await self._subscribe()
-                    self._waiters.wake_all()  # what was said meanwhile, nobody has heard
-                    _log.info("Redis at %s is listened to again", self._address.name)
-                retry = _FIRST_RETRY
-                await self._follow(connection)
-            except (RedisError, OSError) as error:
-                if retry == _FIRST_RETRY:
-                    _log.warning(
-                        "%s; nobody is woken until it can be listened to", unavailable(self._address.name, error)
-                    )
-            except Exception:
-                _log.exception("listening to Redis failed; trying again in %.1f s", retry)
-            finally:
-                if connection is not None:
-                    await _close(connection)
-            connection = None
+                await self._follow()
+            except Exception as error:
+                told = unavailable(self._address.name, error)
+                _log.warning("%s; until it can be listened to again, nobody is woken", told)
+            await self._reconnect()
+            _log.info("Redis at %s is listened to again", self._address.name)
+            self._waiters.wake_all()  # what was said meanwhile, nobody has heard
+
+    async def _reconnect(self) -> None:
+        retry = _FIRST_RETRY
+        while True:
+            await self._disconnect()
             await asyncio.sleep(retry)
             retry = min(2 * retry, _LAST_RETRY)
+            with suppress(Exception):
+                return await self._subscribe()
 
-    async def _subscribe(self) -> AbstractConnection:
-        connection = self._address.connection()
-        try:
-            async with asyncio.timeout(self._address.limit):
-                await connection.connect()
-                await connection.send_command("SUBSCRIBE", self._channel)
-                await connection.read_response()
-        except BaseException:
-            await _close(connection)
-            raise
-        return connection
+    async def _subscribe(self) -> None:
+        async with asyncio.timeout(self._address.limit):
+            await self._connection.connect()
+            await self._connection.send_command("SUBSCRIBE", self._channel)
+            await self._connection.read_response()
 
-    async def _follow(self, connection: AbstractConnection) -> None:
+    async def _disconnect(self) -> None:
+        with suppress(RedisError, OSError):
+            await self._connection.disconnect()
+
+    async def _follow(self) -> None:
         """Wake whom the channel tells of, until the connection breaks or the server falls silent."""
         asked = False
         while True:
             timeout = self._address.limit if asked else _SILENCE
-            message = cast(list[bytes] | None, await connection.read_response(timeout=timeout))
+            message = cast(list[bytes] | None, await self._connection.read_response(timeout=timeout))
             if message is not None:
                 asked = False
                 if message[0] == b"message":
@@ -140,14 +135,9 @@ class WakeUps:
             elif asked:
                 raise NoAnswer
             else:
-                await connection.send_command("PING")
+                await self._connection.send_command("PING")
                 asked = True
 
     def _hear(self, message: bytes) -> None:
         number, _, key = message.decode("utf-8", "surrogatepass").partition(":")
         self.wake(key, int(number) if number else None)
-
-
-async def _close(connection: AbstractConnection) -> None:
-    with suppress(RedisError, OSError):
-        await connection.disconnect()

@@ -12,18 +12,18 @@ if redis.call('ZSCORE', ended, stream) then
 end
 
 local log = redis.call('HMGET', log_of(key), 'newest', 'bytes', 'at')
-if not log[1] then
-  -- Where the server ran out of memory, it may have removed the one and left the others.
-  redis.call('UNLINK', events_of(key), ended)
-end
 local number = (tonumber(log[1]) or 0) + 1
 local before = tonumber(log[2]) or 0
 local bytes = before + #data
 -- Never less than the one before, though clocks differ: so those that are too old are the first ones.
 local at = math.max(tonumber(log[3]) or 0, now)
 
-add(key, number, stream, final, at, before, data)
 redis.call('HSET', log_of(key), 'newest', number, 'bytes', bytes, 'at', at)
+if number == 1 then
+  -- To make room, the server may have removed a log and left its events.
+  redis.call('UNLINK', events_of(key), ended)
+end
+add(key, number, stream, final, at, before, data)
 if final == '1' then
   redis.call('ZADD', ended, number, stream)
   redis.call('ZREMRANGEBYRANK', ended, 0, -max_events - 1)

@@ -1,6 +1,9 @@
 -- Stands before every script: the arguments that each of them gets, what the keys are called, and what holds for a
 -- session whoever changes it.
 --
+-- A server that is out of memory refuses the first write of a script alone, and only one that may need memory: so every
+-- script that adds something begins its writes with such a one.
+--
 -- Times are microseconds since the epoch, unless a comment says milliseconds. As Lua's numbers, and as scores, they
 -- are exact until the year 2255.
 

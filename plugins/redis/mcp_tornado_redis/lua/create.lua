@@ -6,12 +6,12 @@ local session = session_of(key)
 if redis.call('EXISTS', session) == 1 then
   return 0
 end
--- Where the server ran out of memory, it may have removed a session and left its events.
-redis.call('UNLINK', log_of(key), events_of(key), ended_of(key))
 redis.call('HSET', session,
   'last_seen_at', last_seen_at, 'expires_at', expires_at, 'revision', revision, 'payload', payload)
 if principal then
   redis.call('HSET', session, 'principal', principal)
 end
+-- To make room, the server may have removed a session and left its events.
+redis.call('UNLINK', log_of(key), events_of(key), ended_of(key))
 file(key, principal, expires_at)
 return 1
