@@ -33,6 +33,13 @@ def wait_until(condition):
     return holds
 
 
+async def eventually_holds(condition):
+    """Wait until a condition holds, and let other tasks go on meanwhile."""
+    async with asyncio.timeout(DEADLINE):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
 class RedisServer:
     """A redis-server on a free port, with data of its own that survives when it is killed."""
 
@@ -126,15 +133,19 @@ class TLSRedisServer(RedisServer):
 
 
 class Proxy:
-    """What stands between a store and its server, and loses things. Connections for listening are left alone."""
+    """What stands between a store and its server, and loses things.
+
+    It counts and loses exchanges of one request and one answer. Those that begin a connection are left alone, and so
+    are connections for listening.
+    """
 
     def __init__(self, port):
         self._server_port = port
         self._tasks = set()
         self._connections = {}
         self.requests = 0
-        self.loses = None
-        """Either "request" or "answer": which of the next exchange is lost, with the connection."""
+        self.losses = []
+        """For each of the next exchanges, what is lost together with the connection: "request", "answer" or `None`."""
 
     async def __aenter__(self):
         self._listening = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -160,9 +171,10 @@ class Proxy:
         self._tasks.add(asyncio.current_task())
         self._connections[writer] = False
         server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
-        answers = asyncio.ensure_future(self._forward_answers(server_reader, writer))
+        lost_answers = asyncio.Event()
+        answers = asyncio.ensure_future(self._forward_answers(server_reader, writer, lost_answers))
         try:
-            await self._forward_requests(reader, writer, server_writer)
+            await self._forward_requests(reader, writer, server_writer, lost_answers)
         finally:
             answers.cancel()
             await asyncio.gather(answers, return_exceptions=True)
@@ -174,21 +186,22 @@ class Proxy:
             del self._connections[writer]
             self._tasks.discard(asyncio.current_task())
 
-    async def _forward_requests(self, reader, writer, server_writer):
+    async def _forward_requests(self, reader, writer, server_writer, lost_answers):
         with contextlib.suppress(OSError):
             while data := await reader.read(1_000_000):
                 self._connections[writer] |= b"SUBSCRIBE" in data
-                if not self._connections[writer]:
+                if not self._connections[writer] and b"SETINFO" not in data:
                     self.requests += 1
-                    if self.loses == "request":
-                        self.loses = None
+                    lost = self.losses.pop(0) if self.losses else None
+                    if lost == "request":
                         return
+                    if lost == "answer":
+                        lost_answers.set()
                 server_writer.write(data)
 
-    async def _forward_answers(self, server_reader, writer):
+    async def _forward_answers(self, server_reader, writer, lost_answers):
         while data := await server_reader.read(1_000_000):
-            if self.loses == "answer" and not self._connections[writer]:
-                self.loses = None
+            if lost_answers.is_set():
                 break
             writer.write(data)
         writer.close()
@@ -221,6 +234,12 @@ def make_session(clock):
         return Session(**{**values, **fields})
 
     return make
+
+
+@pytest.fixture
+def eventually():
+    """Wait until a condition holds."""
+    return eventually_holds
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -285,6 +304,19 @@ def server(shared_server):
 
 
 @pytest.fixture
+def client(server):
+    """Give a client that has nothing to do with the store."""
+    with server.client() as opened:
+        yield opened
+
+
+@pytest.fixture
+def make_proxy():
+    """Make a proxy before the server on a port."""
+    return Proxy
+
+
+@pytest.fixture
 def tls_server(shared_tls_server):
     """Give a server without data that speaks TLS alone."""
     with shared_tls_server.client() as client:
@@ -299,7 +331,23 @@ def make_store(server, clock):
 
 
 @pytest.fixture
-async def store(make_store, anyio_backend):
+async def open_store(make_store, anyio_backend):
+    """Enter a store on that server; it is closed after the test."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def open_one(**options):
+            return await stack.enter_async_context(make_store(**options))
+
+        yield open_one
+
+
+@pytest.fixture
+async def store(open_store):
     """Give an open store."""
-    async with make_store() as opened:
-        yield opened
+    return await open_store()
+
+
+@pytest.fixture
+async def other_store(open_store):
+    """Give another open store on the same data."""
+    return await open_store()
