@@ -47,6 +47,8 @@ class MCPApplication(Application):
     ) -> None:
         metrics = Metrics(version("mcp-tornado"))
         sessions = settings.sessions
+        self.shared: Final = type(store).shared
+        """Whether other processes on the same store see the same sessions."""
         self._store = store
         self._manager = SessionManager(
             store,

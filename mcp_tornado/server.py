@@ -27,17 +27,24 @@ _GC_THRESHOLD: Final = 10_000
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
-def check_workers(settings: Settings) -> None:
+def check_workers(settings: Settings, *, shared: bool) -> None:
     """Refuse more workers than can be served.
+
+    Args:
+        settings: The settings.
+        shared: Whether processes can share the store.
 
     Raises:
         ConfigError: `server.workers` is more than 1.
     """
     if settings.server.workers > 1:
-        raise ConfigError(
-            f"server.workers: {settings.server.workers} workers need a store that processes can share, and "
-            f"{settings.sessions.store.partition('://')[0]}:// keeps the sessions in one process: use 1"
+        scheme = settings.sessions.store.partition("://")[0]
+        reason = (
+            "that is not there yet"
+            if shared
+            else f"they need a store that processes can share, and {scheme}:// keeps the sessions in one process"
         )
+        raise ConfigError(f"server.workers: {settings.server.workers} workers cannot be served: {reason}; use 1")
 
 
 async def serve(server: object, settings: Settings) -> None:
@@ -47,8 +54,8 @@ async def serve(server: object, settings: Settings) -> None:
         ConfigError, NotServable, StorePluginError: It cannot be served; see `create_app`.
         OSError: The address cannot be listened on.
     """
-    check_workers(settings)
     app = app_from_settings(server, settings)
+    check_workers(settings, shared=app.shared)
     stop = _stop_on_signals()
     sockets = bind_sockets(settings.server.port, settings.server.host)
     async with app.lifespan():
