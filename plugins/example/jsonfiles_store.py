@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from mcp_tornado import stores
 
+PATIENCE = 4.0  # seconds that an operation may take to get the lock: the server itself gives up after 5
 T = TypeVar("T")
 
 
@@ -38,7 +39,7 @@ def atomic(work: Callable[..., T]) -> Callable[..., CoroutineType[Any, Any, T]]:
     async def operation(store: JsonFilesStore, *args: Any, **kwargs: Any) -> T:
         if not store.is_open:
             raise stores.StoreUnavailable("the store is closed")
-        return await asyncio.to_thread(store.locked, lambda: work(store, *args, **kwargs))
+        return await asyncio.to_thread(store.locked, time.monotonic() + PATIENCE, lambda: work(store, *args, **kwargs))
 
     return operation
 
@@ -57,16 +58,15 @@ class JsonFilesStore(stores.SessionStore, stores.EventLog):
         self.is_open = False
 
     async def __aenter__(self) -> Self:
-        await asyncio.to_thread(self.locked, lambda: None)
+        await asyncio.to_thread(self.locked, time.monotonic() + PATIENCE, lambda: None)
         self.is_open = True
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self.is_open = False
 
-    def locked(self, work: Callable[[], T]) -> T:
+    def locked(self, give_up_at: float, work: Callable[[], T]) -> T:
         """Do something while nobody else does anything in this directory."""
-        give_up_at = time.monotonic() + 4  # seconds: the server itself gives up after 5
         try:
             self._keys.mkdir(parents=True, exist_ok=True)
             with self._lock.open("w") as lock:

@@ -11,9 +11,9 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -152,17 +152,13 @@ def test_what_the_readme_shows_is_listed(listed):
 
 
 def test_the_extras_bring_the_plugins_that_are_shipped(listed):
-    brought = {scheme: (distribution, found, events) for scheme, distribution, found, events in listed[1:]}
-    del brought["jsonfiles"]
-    names = {
-        "memory": "mcp-tornado",
-        "mongodb": "mcp-tornado-mongodb",
-        "mongodb+srv": "mcp-tornado-mongodb",
-        "redis": "mcp-tornado-redis",
-        "rediss": "mcp-tornado-redis",
-        "sqlite": "mcp-tornado-sqlite",
-    }
-    assert brought == {scheme: (name, version(name), "yes") for scheme, name in names.items()}
+    brought = {}
+    for directory in (REPOSITORY, *SHIPPED):
+        project = tomllib.loads((directory / "pyproject.toml").read_text())["project"]
+        for scheme in project["entry-points"]["mcp_tornado.stores"]:
+            brought[scheme] = (project["name"], project["version"], "yes")
+    assert brought.keys() == {"memory", "mongodb", "mongodb+srv", "redis", "rediss", "sqlite"}
+    assert {scheme: tuple(rest) for scheme, *rest in listed[1:] if scheme != "jsonfiles"} == brought
 
 
 def test_a_session_outlives_a_process_that_is_killed(environment, tmp_path):
