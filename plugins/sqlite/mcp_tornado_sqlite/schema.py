@@ -26,6 +26,11 @@ _VERSION_1: Final = (
     """,
     "CREATE INDEX sessions_by_expiry ON sessions (expires_at)",
     "CREATE INDEX sessions_by_principal ON sessions (principal, expires_at) WHERE principal IS NOT NULL",
+    # How many sessions there are: to count the rows takes long where there are many.
+    "CREATE TABLE totals (sessions INTEGER NOT NULL)",
+    "INSERT INTO totals (sessions) VALUES (0)",
+    "CREATE TRIGGER session_made AFTER INSERT ON sessions BEGIN UPDATE totals SET sessions = sessions + 1; END",
+    "CREATE TRIGGER session_gone AFTER DELETE ON sessions BEGIN UPDATE totals SET sessions = sessions - 1; END",
     # One row for each session or process that has had an event: the number of its newest event, the bytes of all events
     # it ever had, and the time of the newest event or, for a process, when it was last seen to wait for one.
     """

@@ -98,8 +98,8 @@ def count(connection: sqlite3.Connection, principal: str | None, now: int) -> in
     if principal is not None:
         sql = "SELECT count(*) FROM sessions WHERE principal = :principal AND expires_at > :now"
     else:
-        # All rows are counted page by page; the expired ones, which are few, one by one.
-        sql = "SELECT (SELECT count(*) FROM sessions) - (SELECT count(*) FROM sessions WHERE expires_at <= :now)"
+        # Those that have expired and are not swept yet are few.
+        sql = "SELECT sessions - (SELECT count(*) FROM sessions WHERE expires_at <= :now) FROM totals"
     return connection.execute(sql, {"principal": principal, "now": now}).fetchone()[0]
 
 

@@ -26,9 +26,9 @@ _ANSWER_LIMIT: Final = LOCK_LIMIT + 1.0
 """Seconds after which no answer is waited for any longer: a disk may hang."""
 _AT_ONCE: Final = 200
 """How many jobs are taken at once: no transaction may keep other processes waiting for long."""
-_LOOK_AGAIN: Final = 0.001
+_LOOK_AGAIN: Final = 0.0002
 """Seconds, on the average, between two looks whether another process has unlocked the database."""
-_REST: Final = 0.002
+_REST: Final = 0.0005
 """Seconds in which another process may take the lock: longer than any pauses between two looks."""
 _CONTENDED: Final = 0.1
 """Seconds for which the lock counts as contended after another process was seen to have it."""
@@ -154,7 +154,7 @@ class Worker(ABC):
             more = True
             while more:
                 jobs, more = self._take()
-                self._try([job for job in jobs if not job.answer.done()])
+                self._try(jobs)
         finally:
             self._link.close()
 
@@ -186,7 +186,7 @@ class Reader(Worker):
 
     def _do(self, jobs: Sequence[_Job]) -> None:
         for job in jobs:
-            while not self._read(job):
+            while not (job.answer.done() or self._read(job)):
                 _pause()
         self._answer(jobs)
 
@@ -222,10 +222,11 @@ class Writer(Worker):
     def _do(self, jobs: Sequence[_Job]) -> None:
         connection = self._link.connection()
         jobs = self._begin(connection, jobs)
-        for job in jobs:
-            self._write(connection, job)
         if not jobs:
             return
+        for job in jobs:
+            if not job.answer.done():
+                self._write(connection, job)
         connection.execute("COMMIT")
         with suppress(sqlite3.Error):  # it is committed, whatever fails now
             self._committed(connection)
