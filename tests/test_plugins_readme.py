@@ -29,10 +29,10 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 BEGINNINGS = [
     ("toml", "[project]"),
     ("python", "# my_store.py"),
-    ("python", "def jsonfiles_store"),
+    ("python", "    def __init__"),
     ("python", "record = "),
     ("python", "class Waiting"),
-    ("python", "class TestJsonFiles"),
+    ("python", "class TestJsonFile"),
     ("python", "@pytest.fixture\ndef outage"),
     ("sh", "pip install pytest"),
     ("sh", "pip wheel"),
@@ -69,8 +69,8 @@ def test_every_block_is_one_that_a_test_looks_at():
     ("beginning", "file"),
     [
         ("[project]", "pyproject.toml"),
-        ("def jsonfiles_store", "jsonfiles_store.py"),
-        ("class TestJsonFiles", "tests/test_contract.py"),
+        ("    def __init__", "jsonfile_store.py"),
+        ("class TestJsonFile", "tests/test_contract.py"),
     ],
 )
 def test_what_is_shown_of_the_example_stands_in_it(beginning, file):
@@ -109,7 +109,7 @@ def test_what_helps_is_there_and_nothing_is_left_out():
     table = section("What helps").partition("\n\n| name |")[2].partition("\n\n")[0]
     told = set(re.findall(r"`(\w+)`", "".join(row.split("|")[1] for row in table.splitlines()[2:])))
     functions = {name for name in stores.__all__ if inspect.isfunction(getattr(stores, name))}
-    assert told == functions | {"EventId", "Record", "Waiters"}
+    assert told == functions | {"EventId", "Leases", "Record", "StoredLog", "Waiters"}
     words = set(re.findall(r"\w+", README))
     assert set(stores.__all__) - words == {"ClientInfo", "StoreError"}
 
@@ -240,5 +240,5 @@ async def test_the_outage_lasts_while_it_is_entered():
 
 def test_the_project_is_found_under_its_scheme():
     project = tomllib.loads((PLUGINS / "example" / "pyproject.toml").read_text())["project"]
-    assert project["entry-points"][GROUP] == {"jsonfiles": "jsonfiles_store:jsonfiles_store"}
-    assert [re.split("[<>=]", name)[0] for name in project["dependencies"]] == ["mcp-tornado"]
+    assert project["entry-points"][GROUP] == {"jsonfile": "jsonfile_store:JsonFileStore"}
+    assert [re.split("[<>=]", name)[0] for name in project["dependencies"]] == ["filelock", "mcp-tornado"]

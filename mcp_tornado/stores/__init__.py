@@ -12,8 +12,10 @@ from mcp_tornado.sessions.errors import (
 from mcp_tornado.sessions.ids import is_process_key, short_key
 from mcp_tornado.sessions.model import ClientInfo, Session, from_microseconds, to_microseconds
 from mcp_tornado.sessions.store import Clock, Event, EventBounds, EventId, EventLog, SessionStore
+from mcp_tornado.stores.leases import Leases
 from mcp_tornado.stores.options import check_options, event_bounds
 from mcp_tornado.stores.record import Record, stored_event
+from mcp_tornado.stores.stored_log import StoredLog
 from mcp_tornado.stores.waiters import Waiters
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "EventBounds",
     "EventId",
     "EventLog",
+    "Leases",
     "Record",
     "RevisionConflict",
     "Session",
@@ -31,6 +34,7 @@ __all__ = [
     "SessionStore",
     "StoreError",
     "StoreUnavailable",
+    "StoredLog",
     "StreamEnded",
     "Waiters",
     "check_options",

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 
 from mcp_tornado.sessions.errors import SessionGone, StoreUnavailable
 from mcp_tornado.sessions.ids import is_process_key, short_key
-from mcp_tornado.sessions.model import Session
+from mcp_tornado.sessions.model import Session, to_microseconds
 from mcp_tornado.sessions.store import Clock, Event, EventBounds, EventLog, SessionStore
 from mcp_tornado.stores.memory_events import MemoryEvents
 
@@ -71,7 +71,7 @@ class WithLocalEvents(SessionStore, EventLog):
     async def sweep(self, now: datetime, limit: int) -> int:
         """See `SessionStore.sweep`; the events of at most `limit` sessions that are gone go along."""
         removed = await self._store.sweep(now, limit)
-        self._events.sweep_leases()
+        self._events.leases.sweep(now=to_microseconds(self._clock()))
         await self._drop_gone(limit)
         return removed
 
@@ -116,12 +116,12 @@ class WithLocalEvents(SessionStore, EventLog):
     async def claim(self, name: str, owner: str, ttl_seconds: float) -> bool:
         """See `EventLog.claim`."""
         self._check_open()
-        return self._events.claim(name, owner, ttl_seconds)
+        return self._events.leases.claim(name, owner, ttl_seconds, now=to_microseconds(self._clock()))
 
     async def release(self, name: str, owner: str) -> None:
         """See `EventLog.release`."""
         self._check_open()
-        self._events.release(name, owner)
+        self._events.leases.release(name, owner)
 
     def _check_open(self) -> None:
         if not self._open:

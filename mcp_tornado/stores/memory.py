@@ -157,7 +157,7 @@ class MemoryStore(SessionStore, EventLog):
                 self._expired.append(key)
             if looked_at % _SLICE == 0:
                 await asyncio.sleep(0)
-        self._events.sweep_leases()
+        self._events.leases.sweep(now=present)
         return removed
 
     async def count(self, principal: str | None = None) -> int:
@@ -206,12 +206,12 @@ class MemoryStore(SessionStore, EventLog):
     async def claim(self, name: str, owner: str, ttl_seconds: float) -> bool:
         """See `EventLog.claim`."""
         self._check_open()
-        return self._events.claim(name, owner, ttl_seconds)
+        return self._events.leases.claim(name, owner, ttl_seconds, now=self._now())
 
     async def release(self, name: str, owner: str) -> None:
         """See `EventLog.release`."""
         self._check_open()
-        self._events.release(name, owner)
+        self._events.leases.release(name, owner)
 
     def _now(self) -> int:
         return to_microseconds(self._clock())

@@ -158,7 +158,7 @@ class NeverWakesAWaiter(MemoryStore):
 class ForgetsThatAStreamHasEnded(MemoryStore):
     async def append(self, key, stream, message, *, final=False):
         event_id = await super().append(key, stream, message, final=final)
-        self._events._logs[key].ended.clear()
+        self._events._logs[key]._ended.clear()
         return event_id
 
 

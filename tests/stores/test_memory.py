@@ -222,4 +222,4 @@ async def test_leases_that_have_ended_leave_nothing_in_memory(clock, tick):
             await store.claim(f"lease-{number}", "me", 10)
         clock.advance(10)
         await store.sweep(clock(), 10)
-        assert store._events._leases == {}
+        assert store._events.leases.held == {}

@@ -112,7 +112,7 @@ def environment(tmp_path_factory):
     there.run('pip install --quiet --find-links wheels "mcp-tornado[sqlite,redis,mongodb]"', directory)
     install_to_develop, _ = commands("pip install pytest")
     there.run(f"{install_to_develop} --quiet", author)
-    there.run("pip uninstall --quiet --yes jsonfiles-store", author)
+    there.run("pip uninstall --quiet --yes jsonfile-store", author)
     build, install, _ = commands("pip wheel")
     there.run(f"{build} --quiet", author)
     there.run(f"{install} --quiet", author)
@@ -134,8 +134,8 @@ def test_the_store_keeps_the_contract(environment, tmp_path):
     environment.run(f"{run_tests} -q -p no:cacheprovider --junitxml=report.xml", tmp_path)
     cases = list(ElementTree.parse(tmp_path / "report.xml").iter("testcase"))
     assert {case.attrib["classname"].rpartition(".")[2] for case in cases} == {
-        "TestJsonFilesSessions",
-        "TestJsonFilesEvents",
+        "TestJsonFileSessions",
+        "TestJsonFileEvents",
     }
     skipped = {case.attrib["name"] for case in cases if case.find("skipped") is not None}
     assert len(cases) > 100
@@ -143,12 +143,12 @@ def test_the_store_keeps_the_contract(environment, tmp_path):
 
 
 def test_the_store_is_listed_with_its_distribution(listed):
-    assert ("jsonfiles", "jsonfiles-store", "1.0", "yes") in listed
+    assert ("jsonfile", "jsonfile-store", "1.0", "yes") in listed
 
 
 def test_what_the_readme_shows_is_listed(listed):
     shown = [tuple(line.split()) for line in LISTED.splitlines()]
-    assert shown == [row for row in listed if row[0] in ("SCHEME", "jsonfiles", "memory")]
+    assert shown == [row for row in listed if row[0] in ("SCHEME", "jsonfile", "memory")]
 
 
 def test_the_extras_bring_the_plugins_that_are_shipped(listed):
@@ -158,7 +158,7 @@ def test_the_extras_bring_the_plugins_that_are_shipped(listed):
         for scheme in project["entry-points"]["mcp_tornado.stores"]:
             brought[scheme] = (project["name"], project["version"], "yes")
     assert brought.keys() == {"memory", "mongodb", "mongodb+srv", "redis", "rediss", "sqlite"}
-    assert {scheme: tuple(rest) for scheme, *rest in listed[1:] if scheme != "jsonfiles"} == brought
+    assert {scheme: tuple(rest) for scheme, *rest in listed[1:] if scheme != "jsonfile"} == brought
 
 
 def test_a_session_outlives_a_process_that_is_killed(environment, tmp_path):

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import pytest
-from jsonfiles_store import jsonfiles_store
+from jsonfile_store import JsonFileStore
 
 from mcp_tornado.testing import EventLogContract, SessionStoreContract
 
 
-class TestJsonFilesSessions(SessionStoreContract):
+class TestJsonFileSessions(SessionStoreContract):
     @pytest.fixture
     def make_store(self, clock, tmp_path):
-        return lambda **options: jsonfiles_store(f"jsonfiles:///{tmp_path}", options, clock)
+        return lambda **options: JsonFileStore(f"jsonfile:///{tmp_path}/store.json", options, clock)
 
 
-class TestJsonFilesEvents(EventLogContract):
+class TestJsonFileEvents(EventLogContract):
     @pytest.fixture
     def make_store(self, clock, tmp_path):
-        return lambda **options: jsonfiles_store(f"jsonfiles:///{tmp_path}", options, clock)
+        return lambda **options: JsonFileStore(f"jsonfile:///{tmp_path}/store.json", options, clock)
