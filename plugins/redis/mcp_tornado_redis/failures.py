@@ -10,7 +10,6 @@ from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
     ClusterDownError,
-    MasterDownError,
     MovedError,
     NoPermissionError,
     OutOfMemoryError,
@@ -28,13 +27,13 @@ _ANSWERS: Final[dict[type[Exception], str]] = {
     NoPermissionError: "does not allow this to the user of the store: the README says which rights it needs",
     OutOfMemoryError: "is out of memory: raise maxmemory",
     ReadOnlyError: "is a replica, which takes no writes: the URL of the store must name the primary",
-    MasterDownError: "is a replica that has lost its primary: the URL of the store must name the primary",
     ClusterDownError: _IS_CLUSTER,
     MovedError: _IS_CLUSTER,
 }
 """What an answer means for which redis-py has a class."""
 
 _WORDS: Final = {
+    "Link with MASTER is down": "is a replica that has lost its primary: the URL of the store must name the primary",
     "MISCONF": "cannot write its data to disk, and takes no writes until it can: see its log",
     "NOREPLICAS": "takes no writes, because it has fewer replicas than its configuration demands",
     "BUSY": "is busy with a script that takes long",
