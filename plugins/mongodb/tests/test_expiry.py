@@ -113,3 +113,15 @@ async def test_the_archive_does_not_grow_without_bound(place, make_session):
                 await store.append(key, "get", {"filling": "x" * 86})
                 assert database["events"].count_documents({}) <= 11
             await store.delete(key)
+
+
+async def test_a_process_whose_clock_is_behind_tears_no_gap_into_what_is_kept(place, make_session, clock):
+    make_store, _ = place
+    bounds = {"ttl_seconds": 60}
+    async with make_store(events=bounds) as behind:
+        await behind.create(make_session(KEY, lives=1000))
+        behind._opened.events._clock = clock.__class__()
+        clock.advance(100)
+        async with make_store(events=bounds) as right:
+            ids = [await log.append(KEY, "get", {}) for log in (right, behind, right, behind)]
+            assert [event.id for event in await right.read(KEY, None)] == ids
