@@ -15,10 +15,12 @@ class Line:
     figure: str
     goal: str = ""
     met: bool | None = None
+    note: str = ""
+    """What to compare the figure with, where there is no goal."""
 
     def __str__(self) -> str:
         verdict = {True: "met", False: "MISSED", None: ""}[self.met]
-        goal = f"goal: {self.goal}" if self.goal else ""
+        goal = f"goal: {self.goal}" if self.goal else self.note
         return f"  {self.what:<58} {self.figure:>16}   {goal:<26} {verdict}".rstrip()
 
 

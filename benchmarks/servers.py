@@ -60,10 +60,16 @@ def running(contender: Contender, core: int | None) -> Generator[RunningServer]:
 
 @contextmanager
 def started(
-    command: Sequence[str | Path], port: int, name: str, *, cwd: Path, env: Mapping[str, str] | None = None
+    command: Sequence[str | Path],
+    port: int,
+    name: str,
+    *,
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    stderr: int | None = None,
 ) -> Generator[int]:
     """Start a process that listens on a port, and give its id once it does; on leaving, end it in any case."""
-    process = subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.DEVNULL, stderr=stderr)
     try:
         _wait_until_it_accepts(process, port, name)
         yield process.pid

@@ -47,7 +47,7 @@ def run(scale: Scale) -> Iterator[Line]:
             yield Line(
                 f"{figure.store}, {sessions:,} sessions: {figure.operation}",
                 f"{figure.seconds * 1e6:,.1f} us",
-                f"{figure.seconds / memory:,.1f} times memory{trips}",
+                note=f"{figure.seconds / memory:,.1f} times memory{trips}",
             )
 
 
