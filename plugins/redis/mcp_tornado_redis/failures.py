@@ -40,7 +40,7 @@ _WORDS: Final = {
     "Script attempted to access": _IS_CLUSTER,
     "DB index is out of range": "has no database with the number in the URL of the store",
 }
-"""What an answer means by its words, where redis-py has no class for it."""
+"""What an answer means by its words, where redis-py, or an older one, has no class for it."""
 
 _CODE: Final = re.compile(r"[A-Z]+(?= )")
 _TLS_ERRORS: Final = (ssl.SSLError, FileNotFoundError, PermissionError)
@@ -61,11 +61,11 @@ def unavailable(name: str, error: Exception) -> StoreUnavailable:
 
 def _meaning(error: Exception) -> str:
     text = str(error)
-    for kind, meaning in _ANSWERS.items():
-        if isinstance(error, kind):
-            return meaning
     for words, meaning in _WORDS.items():
         if words in text:
+            return meaning
+    for kind, meaning in _ANSWERS.items():
+        if isinstance(error, kind):
             return meaning
     if isinstance(error, ResponseError):
         code = _CODE.match(text)
