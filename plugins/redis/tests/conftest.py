@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import secrets
 import shutil
 import signal
@@ -40,14 +41,24 @@ async def eventually_holds(condition):
             await asyncio.sleep(0.005)
 
 
+def free_port():
+    """Return a port that nobody listens on, and that no connection is given as its own end.
+
+    Else who tries to reach a server that was killed might, on this machine, be connected to itself.
+    """
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+
+
 class RedisServer:
     """A redis-server on a free port, with data of its own that survives when it is killed."""
 
     def __init__(self, program, directory, *options):
         self._command = [program, *options]
         self._directory = directory
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.port = listener.getsockname()[1]
+        self.port = free_port()
         self._process = None
         self.start()
 
@@ -289,7 +300,12 @@ def shared_server(program, tmp_path_factory, nothing_is_left_behind):
 
 @pytest.fixture(scope="session")
 def shared_tls_server(program, tmp_path_factory, nothing_is_left_behind):
-    server = TLSRedisServer(program, tmp_path_factory.mktemp("redis-tls"))
+    try:
+        server = TLSRedisServer(program, tmp_path_factory.mktemp("redis-tls"))
+    except AssertionError as error:
+        if not any(words in str(error) for words in ("Failed finding TLS support", "Bad directive")):
+            raise
+        pytest.skip("did not run: redis-server was built without TLS; apt-get install redis-server brings one with it")
     yield server
     server.kill()
 

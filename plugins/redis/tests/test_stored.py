@@ -148,6 +148,32 @@ async def test_nothing_stays_of_events_that_were_evicted(client, open_store, mak
     assert client.xlen(f"mcp-tornado:events:{KEY}") == 1
 
 
+# The bounds of events, to the byte and among clocks that differ
+
+
+async def test_events_that_fill_the_bytes_exactly_are_kept(open_store, make_session):
+    store = await open_store(events={"max_bytes": 3 * len('{"n":1}')})
+    await store.create(make_session())
+    for number in range(5):
+        await store.append(KEY, "get", {"n": number})
+    assert [event.message["n"] for event in await store.read(KEY, None)] == [2, 3, 4]
+
+
+async def test_events_of_processes_whose_clocks_differ_leave_no_gap(server, open_store, make_session, clock):
+    events = {"ttl_seconds": 60}
+    store = await open_store(events=events)
+    await store.create(make_session(lives=1000))
+    async with redis_store(server.url, {"events": events}, lambda: clock() + seconds(50)) as ahead:
+        await store.append(KEY, "get", {"n": 1})
+        await ahead.append(KEY, "get", {"n": 2})
+        await store.append(KEY, "get", {"n": 3})
+        await store.append(KEY, "get", {"n": 4})
+    clock.advance(70)
+    assert [event.message["n"] for event in await store.read(KEY, None)] == [2, 3, 4]
+    await store.append(KEY, "get", {"n": 5})
+    assert [event.message["n"] for event in await store.read(KEY, None)] == [2, 3, 4, 5]
+
+
 # What the server has removed by itself: after the grace, or to make room
 
 
