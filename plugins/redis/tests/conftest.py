@@ -47,7 +47,7 @@ def free_port():
     Else who tries to reach a server that was killed might, on this machine, be connected to itself.
     """
     while True:
-        port = random.randrange(20_000, 32_000)
+        port = random.randrange(10_000, 22_000)  # a cluster uses the port 10,000 above as well
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
 

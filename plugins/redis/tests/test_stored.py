@@ -148,6 +148,26 @@ async def test_nothing_stays_of_events_that_were_evicted(client, open_store, mak
     assert client.xlen(f"mcp-tornado:events:{KEY}") == 1
 
 
+# What the indexes say
+
+
+async def test_a_page_looks_past_any_number_of_expired_sessions(store, make_session, clock):
+    await asyncio.gather(*(store.create(make_session(f"expired-{number:04}", lives=10)) for number in range(2100)))
+    await store.create(make_session("live"))
+    clock.advance(10)
+    assert [session.key for session in await store.page(None, 5)] == ["live"]
+
+
+async def test_a_touch_counts_for_whom_the_session_belongs_to_now(store, make_session, clock):
+    await store.create(make_session(principal="one"))
+    await store.update(KEY, {"principal": "two"}, 0)
+    await store.touch(KEY, clock(), clock() + seconds(200))
+    assert (await store.count("one"), await store.count("two")) == (0, 1)
+    await store.update(KEY, {"principal": None}, 1)
+    await store.touch(KEY, clock(), clock() + seconds(300))
+    assert (await store.count("one"), await store.count("two"), await store.count()) == (0, 0, 1)
+
+
 # The bounds of events, to the byte and among clocks that differ
 
 
