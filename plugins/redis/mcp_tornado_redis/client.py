@@ -29,16 +29,21 @@ class Client:
         self._address = address
         self._pool = address.pool()
         self._slots = asyncio.Semaphore(self._pool.max_connections)
+        self._under_way: set[asyncio.Timeout] = set()
+        """The limits in time of the operations that have begun."""
         self._closed = False
 
     async def close(self) -> None:
         """Close all connections; what is under way fails."""
         self._closed = True
-        await self._disconnect()
+        # A connection must not be closed under who uses it: redis-py does not expect that.
+        for limit in self._under_way:
+            if not limit.expired():
+                limit.reschedule(0)
         for _ in range(self._pool.max_connections):
             await self._slots.acquire()
-        # What was under way may have connected once more.
-        await self._disconnect()
+        with suppress(RedisError, OSError):
+            await self._pool.disconnect()
 
     async def check(self) -> None:
         """Check that the server is of a kind that the store can work with.
@@ -83,13 +88,17 @@ class Client:
 
     @asynccontextmanager
     async def _bounded(self) -> AsyncGenerator[None]:
+        limit = asyncio.timeout(self._address.limit)
+        self._under_way.add(limit)
         try:
-            async with asyncio.timeout(self._address.limit), self._slots:
-                if self._closed:
-                    raise StoreUnavailable("the Redis store is closed")
+            async with limit, self._slots:
                 yield
         except (RedisError, OSError) as error:  # a TimeoutError is an OSError
+            if self._closed:
+                raise StoreUnavailable("the Redis store is closed") from error
             raise unavailable(self._address.name, error) from error
+        finally:
+            self._under_way.discard(limit)
 
     async def _send(self, *command: str | bytes | int, repeatable: bool) -> Any:
         """Send a command and return its answer.
@@ -104,14 +113,9 @@ class Client:
                 await connection.send_command(*command)
                 is_sent = True
                 return cast(Any, await connection.read_response())
-            except BrokenConnection as error:
-                is_broken = type(error) is BrokenConnection  # its subclasses are answers of the server's
-                if is_last_try or not is_broken or (is_sent and not repeatable):
+            except BrokenConnection:
+                if is_last_try or (is_sent and not repeatable):
                     raise
             finally:
                 await self._pool.release(connection)
         raise AssertionError("unreachable")
-
-    async def _disconnect(self) -> None:
-        with suppress(RedisError, OSError):
-            await self._pool.disconnect()

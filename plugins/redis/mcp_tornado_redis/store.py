@@ -68,6 +68,13 @@ class _Opened:
     client: Client
     wakeups: WakeUps
 
+    async def close(self) -> None:
+        """Close all connections, and wake who waits."""
+        try:
+            await self.wakeups.close()
+        finally:
+            await self.client.close()
+
 
 class RedisStore(SessionStore, EventLog):
     """Sessions and events in a Redis database; `lua/common.lua` says what is stored under which name.
@@ -96,17 +103,15 @@ class RedisStore(SessionStore, EventLog):
         self._opened: _Opened | None = None
 
     async def __aenter__(self) -> Self:
-        client = Client(self._address)
-        wakeups = WakeUps(self._address, self._channel)
+        opened = _Opened(Client(self._address), WakeUps(self._address, self._channel))
         try:
-            await client.check()
-            await client.run(scripts.COUNT, self._prefix, self._channel, self._now())  # a missing right shows now
-            await wakeups.open()
+            await opened.client.check()
+            await opened.client.run(scripts.COUNT, self._prefix, self._channel, self._now())  # shows a missing right
+            await opened.wakeups.open()
         except BaseException:
-            await wakeups.close()
-            await client.close()
+            await opened.close()
             raise
-        self._opened = _Opened(client, wakeups)
+        self._opened = opened
         return self
 
     async def __aexit__(
@@ -114,8 +119,7 @@ class RedisStore(SessionStore, EventLog):
     ) -> None:
         opened, self._opened = self._opened, None
         if opened is not None:
-            await opened.wakeups.close()
-            await opened.client.close()
+            await opened.close()
 
     async def create(self, session: Session) -> None:
         """See `SessionStore.create`."""

@@ -135,7 +135,8 @@ class WakeUps:
             elif asked:
                 raise NoAnswer
             else:
-                await self._connection.send_command("PING")
+                # A health check of redis-py's own would not understand how a connection that listens answers.
+                await self._connection.send_command("PING", check_health=False)
                 asked = True
 
     def _hear(self, message: bytes) -> None:

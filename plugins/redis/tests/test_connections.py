@@ -170,21 +170,37 @@ async def test_the_url_sets_the_limits_in_time(server, clock, make_session):
             await redis_store(url, {}, clock).__aenter__()
 
 
-async def test_closing_ends_what_is_under_way_and_leaves_nothing(server, clock, make_session):
-    tasks_before, sockets_before = asyncio.all_tasks(), psutil.Process().net_connections()
+async def test_closing_ends_what_is_under_way_with_a_server_that_does_not_answer(server, clock, make_session):
+    sockets_before = psutil.Process().net_connections()
     store = redis_store(f"{server.url}?max_connections=2", {}, clock)
     await store.__aenter__()
     await store.create(make_session())
     async with server.frozen():
         running = [asyncio.ensure_future(store.get(KEY)) for _ in range(5)]
-        waiting = asyncio.ensure_future(store.wait(KEY, None, 1000))
+        running.append(asyncio.ensure_future(store.wait(KEY, None, 1000)))
         for _ in range(20):
             await asyncio.sleep(0)
         await store.__aexit__(None, None, None)
-        ended = await asyncio.gather(*running, waiting, return_exceptions=True)
+        assert psutil.Process().net_connections() == sockets_before
+        ended = await asyncio.gather(*running, return_exceptions=True)
         assert {type(each) for each in ended} == {StoreUnavailable}
+
+
+async def test_closing_leaves_nothing_whatever_is_under_way(make_store, make_session, anyio_backend):
+    tasks_before, sockets_before = asyncio.all_tasks(), psutil.Process().net_connections()
+    for turns in range(40):
+        store = make_store()
+        await store.__aenter__()
+        running = [
+            asyncio.ensure_future(call) for _ in range(4) for call in (store.get(KEY), store.append("@p", "s", {}))
+        ]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await store.__aexit__(None, None, None)
+        assert psutil.Process().net_connections() == sockets_before
+        ended = await asyncio.gather(*running, return_exceptions=True)
+        assert {type(each) for each in ended if isinstance(each, BaseException)} <= {StoreUnavailable}
     assert asyncio.all_tasks() == tasks_before
-    assert psutil.Process().net_connections() == sockets_before
 
 
 async def test_a_store_that_is_left_at_once_leaves_nothing(make_store, anyio_backend):

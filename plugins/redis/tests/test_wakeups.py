@@ -7,7 +7,7 @@ import logging
 import sys
 
 import pytest
-from mcp_tornado_redis import wakeups
+from mcp_tornado_redis import redis_store, wakeups
 
 pytestmark = pytest.mark.anyio
 
@@ -151,13 +151,19 @@ async def test_a_server_that_falls_silent_is_noticed(server, make_store, make_se
             assert await waiting is True, "woken when it is back"
 
 
+@pytest.mark.parametrize(("silence", "parameters", "asked"), [(0.01, "", 20), (1.1, "?health_check_interval=1", 2)])
 async def test_a_server_that_has_nothing_to_say_is_not_taken_for_one_that_is_gone(
-    client, make_store, anyio_backend, monkeypatch, eventually
+    server, client, clock, monkeypatch, eventually, silence, parameters, asked
 ):
-    monkeypatch.setattr(wakeups, "_SILENCE", 0.01)
-    client.config_resetstat()
-    async with make_store() as store:
-        (listening,) = client.client_list(_type="pubsub")
-        await eventually(lambda: client.info("commandstats").get("cmdstat_ping", {"calls": 0})["calls"] > 20)
-        assert client.client_list(_type="pubsub")[0]["id"] == listening["id"]
+    monkeypatch.setattr(wakeups, "_SILENCE", silence)
+
+    def pings():
+        return client.info("commandstats").get("cmdstat_ping", {"calls": 0})["calls"]
+
+    async with redis_store(f"{server.url}{parameters}", {}, clock) as store:
+        (listening,) = subscribers(client)
+        before = pings()
+        await eventually(lambda: pings() >= before + asked)
+        (still_listening,) = subscribers(client)
+        assert listening.split()[0] == still_listening.split()[0], "the same connection"
         assert await store.wait("@p", None, 0) is False
