@@ -34,7 +34,7 @@ FULL = Scale(
     many_sessions=1_000_000,
     validate_rounds=300,
     store_sessions=(10, 100_000),
-    store_rounds=60,
+    store_rounds=30,
     call_rounds=5,
     call_seconds=3.0,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -16,12 +16,14 @@ from benchmarks.isolated import isolated
 from benchmarks.report import Line
 from benchmarks.scale import Scale
 from benchmarks.sessions import FakeClock, created, manager_of
-from mcp_tornado.sessions import Session, SessionManager
+from mcp_tornado.sessions import SessionManager
 from mcp_tornado.stores.plugins import open_store
 
 PER_ROUND = 20
 AT_ONCE = 50
 """How many tasks fill a store."""
+UNSEEN = timedelta(seconds=60)
+"""How long ago a session was last seen whose refresh writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,27 +65,13 @@ async def _measure(found: Sequence[Backend], sessions: int, rounds: int) -> list
         times: dict[tuple[str, str], list[float]] = {}
         for _ in range(rounds):
             for store in filled:
-                for operation in OPERATIONS:
-                    taken = await _time_of_one(store, operation)
-                    times.setdefault((store.backend.name, operation.name), []).append(taken)
-        trips = {(store.backend.name, name): count for store in filled for name, count in await _trips(store, clock)}
-        return [Figure(*key, median(taken), trips.get(key)) for key, taken in times.items()]
-
-
-@dataclass(frozen=True, slots=True)
-class _Operation:
-    """What is measured, done to a session that was last seen so many seconds ago."""
-
-    name: str
-    call: Callable[[SessionManager, str, Session], Awaitable[object]]
-    unseen: float = 0.0
-
-
-OPERATIONS = (
-    _Operation("validate", lambda manager, session_id, _: manager.validate(session_id)),
-    _Operation("refresh, throttled", lambda manager, _, session: manager.refresh(session)),
-    _Operation("refresh that writes", lambda manager, _, session: manager.refresh(session), unseen=60.0),
-)
+                for operation, taken in (await _round(store.manager, store.chosen(), time.perf_counter)).items():
+                    times.setdefault((store.backend.name, operation), []).append(taken)
+        trips = {store.backend.name: await _trips(store, clock) for store in filled}
+        return [
+            Figure(store, operation, median(taken), trips[store].get(operation))
+            for (store, operation), taken in times.items()
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +83,9 @@ class _Filled:
     ids: Sequence[str]
     choose: random.Random
 
-    async def chosen(self, operation: _Operation) -> list[tuple[str, Session]]:
-        """Return some sessions with their ids, as they are to be for an operation."""
-        ids = self.choose.choices(self.ids, k=PER_ROUND)
-        unseen = timedelta(seconds=operation.unseen)
-        sessions = [await self.manager.validate(session_id) for session_id in ids]
-        return [
-            (session_id, replace(session, last_seen_at=session.last_seen_at - unseen))
-            for session_id, session in zip(ids, sessions, strict=True)
-        ]
+    def chosen(self) -> list[str]:
+        """Return the ids of some sessions."""
+        return self.choose.choices(self.ids, k=PER_ROUND)
 
 
 @asynccontextmanager
@@ -119,25 +101,23 @@ async def _filled(backend: Backend, clock: FakeClock, count: int) -> AsyncGenera
         yield _Filled(backend, manager, ids, random.Random(0))
 
 
-async def _time_of_one(store: _Filled, operation: _Operation) -> float:
-    chosen = await store.chosen(operation)
-    started = time.perf_counter()
-    for session_id, session in chosen:
-        await operation.call(store.manager, session_id, session)
-    return (time.perf_counter() - started) / PER_ROUND
+async def _round(manager: SessionManager, ids: Sequence[str], meter: Callable[[], float]) -> dict[str, float]:
+    """Do each operation to each session, and return by how much that moved a meter, for one."""
+    start = meter()
+    sessions = [await manager.validate(session_id) for session_id in ids]
+    moved = {"validate": meter() - start}
+    unseen = [replace(session, last_seen_at=session.last_seen_at - UNSEEN) for session in sessions]
+    for operation, those in (("refresh, throttled", sessions), ("refresh that writes", unseen)):
+        start = meter()
+        for session in those:
+            await manager.refresh(session)
+        moved[operation] = meter() - start
+    return {operation: total / len(ids) for operation, total in moved.items()}
 
 
-async def _trips(store: _Filled, clock: FakeClock) -> list[tuple[str, float]]:
-    """Count the round trips of each operation, through a proxy."""
+async def _trips(store: _Filled, clock: FakeClock) -> dict[str, float]:
+    """Count the round trips of each operation, through a proxy; nothing where there is no server."""
     if store.backend.port is None:
-        return []
-    found: list[tuple[str, float]] = []
+        return {}
     async with counted(store.backend.port) as (port, trips), open_store(store.backend.at(port), {}, clock) as other:
-        manager = manager_of(other, clock)
-        for operation in OPERATIONS:
-            chosen = await store.chosen(operation)
-            before = trips.count
-            for session_id, session in chosen:
-                await operation.call(manager, session_id, session)
-            found.append((operation.name, (trips.count - before) / PER_ROUND))
-    return found
+        return await _round(manager_of(other, clock), store.chosen(), lambda: trips.count)
