@@ -61,9 +61,11 @@ class Calls:
             raise StoreUnavailable(_description(self._hosts, error)) from error
 
     async def finished(self) -> None:
-        """Wait for the calls that nobody waits for any more."""
+        """Wait for the calls that nobody waits for any more; end what the driver does not end in time."""
         if self._running:
-            await asyncio.wait(self._running)
+            _, late = await asyncio.wait(self._running, timeout=self.limit + _GRACE)
+            for call in late:
+                call.cancel()
 
     async def _bounded(self, call: Coroutine[Any, Any, _T], limit: float) -> _T:
         try:

@@ -26,7 +26,6 @@ _WHERE_THE_URL_IS_SILENT: Final[dict[str, Any]] = {
     "connectTimeoutMS": 2000,
     "socketTimeoutMS": 4000,
 }
-_OTHER_NAMES: Final = {"j": "journal"}
 _FORM: Final = (
     "it looks like mongodb://user:password@host:port/database?option=value, where special characters in the user "
     "and the password are percent-encoded"
@@ -93,7 +92,6 @@ def _parsed(url: str) -> Client:
 
 def _defaults(url: str) -> dict[str, Any]:
     named = {pair.partition("=")[0].lower() for pair in re.split("[&;]", url.partition("?")[2])}
-    named |= {full.lower() for short, full in _OTHER_NAMES.items() if short in named}
     return {name: value for name, value in _WHERE_THE_URL_IS_SILENT.items() if name.lower() not in named}
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -28,13 +29,17 @@ from mcp_tornado.testing import FakeClock
 DEADLINE = 30
 
 
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
 class NxServer:
     """The server nx-27017, on a free port, with data of its own."""
 
     def __init__(self, program, directory):
         self._program, self._directory = program, directory
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.port = listener.getsockname()[1]
+        self.port = free_port()
         self._process = None
 
     @property
@@ -64,6 +69,9 @@ class NxServer:
     def kill(self):
         self._process.kill()
         self._process.wait()
+
+    def signal(self, number):
+        self._process.send_signal(number)
 
 
 @pytest.fixture
@@ -143,6 +151,26 @@ def empty_database(url):
     yield f"{scheme}{hosts}/{name}{query or ''}"
     with pymongo.MongoClient(url) as client:
         client.drop_database(name)
+
+
+@pytest.fixture
+def nx_hang(nx_server):
+    """Keep nx-27017 from answering, and let it go on at the end."""
+
+    @contextlib.asynccontextmanager
+    async def hang():
+        nx_server.signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            nx_server.signal(signal.SIGCONT)
+
+    return hang()
+
+
+@pytest.fixture
+def unused_port():
+    return free_port()
 
 
 class Place(NamedTuple):

@@ -59,6 +59,17 @@ async def test_the_server_removes_what_nobody_swept(nx, make_session, clock):
         assert await store.read(KEY, None) == []
 
 
+async def test_a_sweep_removes_more_than_one_command_does_and_no_more_than_it_may(place, make_session, clock):
+    make_store, database = place
+    async with make_store() as store:
+        for number in range(330):
+            await store.create(make_session(f"key-{number}"))
+        clock.advance(1000)
+        assert await store.sweep(clock(), 120) == 120
+        assert database["sessions"].count_documents({}) == 210
+        assert await store.sweep(clock(), 1000) == 210
+
+
 async def test_what_is_removed_leaves_nothing_behind(place, make_session, clock):
     make_store, database = place
     async with make_store() as store:

@@ -143,3 +143,10 @@ async def test_of_the_streams_that_ended_as_many_are_remembered_as_events(place,
                 await store.append(KEY, stream, {})
         await store.append(KEY, "a", {})
         assert place.database["sessions"].find_one({"_id": KEY})["ended"] == ["b", "c"]
+
+
+@pytest.mark.parametrize(("other_owner", "got"), [("me", True), ("you", False)])
+async def test_a_claim_between_the_steps_of_another_counts(store, other_owner, got):
+    before(store._opened.leases, "_leases", "insert_one", lambda: store.claim("lease", other_owner, 10))
+    assert await store.claim("lease", "me", 10) is got
+    assert await store.claim("lease", other_owner, 10) is True

@@ -117,6 +117,7 @@ async def test_reads_are_of_the_primary_and_followers_see_only_what_a_majority_h
             listener.commands.clear()
             await operation
             assert all("$readPreference" not in command for command in listener.commands)
+            assert all(0 < command["maxTimeMS"] <= 3000 for command in listener.commands), "the server gives up too"
             return {
                 next(iter(command)): command.get("readConcern", command.get("writeConcern"))
                 for command in listener.commands
@@ -143,6 +144,7 @@ async def test_a_change_stream_is_asked_of_the_majority_and_names_keys_only(watc
         assert command["readConcern"]["level"] == "majority"
         assert "$changeStream" in command["pipeline"][0]
         assert command["pipeline"][1:] == [{"$project": {"documentKey": 1, "operationType": 1}}]
+    assert "killCursors" in listener.names(), "the server keeps nothing for a store that was closed"
 
 
 async def test_a_conflict_and_an_ended_stream_are_found_without_trying_for_ever(watched, make_session):

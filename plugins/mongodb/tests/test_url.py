@@ -94,6 +94,7 @@ def test_messages_name_the_host_and_not_the_password(url):
         "mongodb://u:hunter2@host:port",
         "mongodb://u:hunter2@host:99999",
         "mongodb://u:hunter2@x@host",
+        "mongodb://u:12/hunter2@host",
         "mongodb://u:12/hunter2@host/db",
         "mongodb://u:12?hunter2@host/db",
         "mongodb://u:hunter2%zz@host",

@@ -8,7 +8,7 @@ import pytest
 from mcp_tornado_mongodb.calls import Calls
 from mcp_tornado_mongodb.wakeups import WakeUps
 from pymongo.asynchronous.collection import AsyncCollection
-from pymongo.errors import AutoReconnect, OperationFailure
+from pymongo.errors import AutoReconnect, ExecutionTimeout, OperationFailure
 
 from mcp_tornado.stores import StoreUnavailable
 
@@ -51,6 +51,27 @@ async def test_without_change_streams_a_waiter_is_woken_all_the_same(nx, make_se
         await two.delete(KEY)
         assert await waiting is True
         assert no_change_streams == ["sessions"], "tried once"
+
+
+async def test_what_this_process_does_wakes_its_waiters_without_the_server(nx, make_session, clock, monkeypatch):
+    over = asyncio.Event()
+
+    async def watch(*_, **__):
+        await over.wait()
+        raise AutoReconnect("a server that tells of nothing")
+
+    monkeypatch.setattr(AsyncCollection, "watch", watch)
+    async with nx.make_store() as store:
+        for key in ("deleted", "swept"):
+            await store.create(make_session(key))
+        waiting = [asyncio.create_task(store.wait(key, None, PATIENCE)) for key in ("@p", "deleted", "swept")]
+        await until(lambda: len(store._opened.wakeups._seen) == 3)
+        await store.append("@p", "get", {})
+        await store.delete("deleted")
+        clock.advance(1000)
+        await store.sweep(clock(), 10)
+        assert await asyncio.gather(*waiting) == [True] * 3, "woken, not out of time"
+        over.set()
 
 
 async def test_after_an_interruption_change_streams_are_tried_again(nx, nx_outage, no_change_streams, caplog):
@@ -135,6 +156,7 @@ class Server:
     def __init__(self):
         self.numbers = {}
         self.streams = []
+        self.failures = []
         self.asked = asyncio.Event()
         self.answer = asyncio.Event()
         self.answer.set()
@@ -149,6 +171,8 @@ class Server:
 
     async def watch(self, _, max_await_time_ms):
         await self.opened.wait()
+        if self.failures:
+            raise self.failures.pop()
         self.streams.append(Stream())
         return self.streams[-1]
 
@@ -204,6 +228,16 @@ async def test_a_stream_that_ends_is_opened_again_and_what_was_missed_is_found(f
     server.numbers["later"] = 1
     server.streams[1].changes.put_nowait(changed("later"))
     assert await later is True
+
+
+@pytest.mark.parametrize("failure", [AutoReconnect("gone"), ExecutionTimeout("too late")])
+async def test_a_stream_that_cannot_be_opened_in_time_is_tried_again_and_not_given_up_for_polling(fake, failure):
+    server, wakeups = fake
+    server.failures.append(failure)
+    waiting = asyncio.create_task(wakeups.wait("mine", 0, PATIENCE))
+    await until(lambda: server.streams)
+    server.streams[0].changes.put_nowait(changed("mine"))
+    assert await waiting is True
 
 
 async def test_what_changes_while_the_first_stream_is_opened_is_found(fake):
