@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
-import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -42,7 +41,7 @@ class WakeUps:
         self._reader = reader
         self._waiters = Waiters()
         self._active = threading.Event()
-        self._closed = False
+        self._closing = threading.Event()
         self._lock = threading.Lock()
         self._newest: int | None = None
         """The number of the newest change that has been told of; `None` until somebody has begun to wait."""
@@ -55,7 +54,7 @@ class WakeUps:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._closed = True
+        self._closing.set()
         self._waiters.wake_all()
         self._active.set()
         await self._thread.join()
@@ -86,7 +85,7 @@ class WakeUps:
         try:
             return await self._waiters.wait(key, timeout, lambda: self._reader.run(begin))
         finally:
-            if not (self._waiters.keys() or self._closed):
+            if not (self._waiters.keys() or self._closing.is_set()):
                 self._active.clear()
                 self._newest = None
 
@@ -97,9 +96,10 @@ class WakeUps:
             sqlite3.Error: It cannot be told whether there are any. The next look finds them.
         """
         with self._lock:
-            if self._newest is None:
+            newest = self._newest  # the event loop may forget it at any time
+            if newest is None:
                 return
-            keys, self._newest = changes.since(connection, self._newest)
+            keys, self._newest = changes.since(connection, newest)
             if keys != []:
                 # Before anybody else can look: so a commit is answered after those who waited for it are woken.
                 self._thread.tell(self._wake, keys)
@@ -114,10 +114,8 @@ class WakeUps:
     def _main(self) -> None:
         interrupted = False
         try:
-            while True:
-                self._active.wait()
-                if self._closed:
-                    return
+            self._active.wait()
+            while not self._closing.wait(_RETRY if interrupted else _INTERVAL):
                 try:
                     self.look(self._link.connection())
                     interrupted = False
@@ -126,6 +124,6 @@ class WakeUps:
                     if not interrupted:
                         _log.warning("changes of other processes are not seen until this is over: %s", error)
                     interrupted = True
-                time.sleep(_RETRY if interrupted else _INTERVAL)
+                self._active.wait()
         finally:
             self._link.close()

@@ -39,6 +39,7 @@ def write_until_killed(path, make_session):
                 await store.update(key, {"state": {"n": number}}, number - 1)
                 tell("updated", key, number)
                 if chance.random() < 0.05:
+                    tell("deleting", key)
                     await store.delete(key)
                     tell("deleted", key)
                     return
@@ -70,20 +71,16 @@ def test_nothing_that_was_acknowledged_is_lost_when_writers_are_killed(fork, pat
             for key in keys:
                 told = acknowledged[key]
                 session = await store.get(key)
-                if "deleted" in told:
-                    assert session is None
-                    continue
                 numbers = [event.message["n"] for event in await store.read(key, None, limit=10**6)]
-                assert numbers == list(range(1, len(numbers) + 1))
-                if session is not None:
+                if session is None:
+                    assert numbers == []
+                    assert "deleting" in told
+                else:
+                    assert "deleted" not in told
+                    assert numbers == list(range(1, len(numbers) + 1))
                     assert len(numbers) >= told.get("appended", 0)
                     assert session.state.get("n", 0) == session.revision >= told.get("updated", 0)
-                else:
-                    # It was deleted, and nobody was left to hear of it. At most one call of each task was under way.
-                    assert numbers == []
-                    unheard.append(key)
 
-    unheard = []
     for number in range(KILLS // 2):
         children = [fork(write_until_killed, f"{number}-{one}", (number, one).__repr__()) for one in "ab"]
         before = set(acknowledged)
@@ -96,8 +93,6 @@ def test_nothing_that_was_acknowledged_is_lost_when_writers_are_killed(fork, pat
     asyncio.run(check(acknowledged))
     assert len(acknowledged) > 6 * KILLS / 2
     assert rows("PRAGMA integrity_check") == [("ok",)]
-    unheard_of = set(unheard)
-    assert len(unheard_of) <= 6 * KILLS
 
 
 def test_many_processes_write_at_once_and_none_is_told_of_a_lock(fork, path):
@@ -127,7 +122,7 @@ def test_many_processes_write_at_once_and_none_is_told_of_a_lock(fork, path):
 
 
 def test_no_process_takes_the_lock_all_the_time(fork, path):
-    """Whoever has written a hundred times as much as another must have left it without the lock."""
+    """Whoever has written ten times as much as another has left it without the lock."""
     count, tasks = 3000, 50
 
     async def write(tell, name, go):
@@ -152,7 +147,7 @@ def test_no_process_takes_the_lock_all_the_time(fork, path):
     os.close(waiting)
     os.close(go)
     when_the_first_was_done = min(written, key=sum)
-    assert min(when_the_first_was_done) > count / 100
+    assert min(when_the_first_was_done) > count / 10
 
 
 def test_a_process_is_woken_by_another(fork, path):

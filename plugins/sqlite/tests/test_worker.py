@@ -121,7 +121,26 @@ async def test_when_the_whole_transaction_fails_all_of_it_does_and_later_ones_do
     await asyncio.sleep(0)
     go_on.set()
     assert await first is True
-    assert [type(result) for result in await together] == [StoreUnavailable] * 2
+    results = await together
+    assert [type(result) for result in results] == [StoreUnavailable] * 2
+    assert "syntax error" in str(results[0]), "the reason, not what came of it"
+    assert rows("SELECT * FROM leases") == []
+    await writer.run(insert)
+    assert len(rows("SELECT * FROM leases")) == 1
+
+
+async def test_a_transaction_that_cannot_be_committed_is_undone_and_later_ones_are_not_hindered(writer, rows):
+    def insert(connection):
+        connection.execute("INSERT INTO leases VALUES ('lost', 'me', 1)")
+
+    def insert_and_forbid_committing(connection):
+        insert(connection)
+        connection.set_authorizer(
+            lambda action, *_: sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_TRANSACTION else sqlite3.SQLITE_OK
+        )
+
+    with pytest.raises(StoreUnavailable):
+        await writer.run(insert_and_forbid_committing)
     assert rows("SELECT * FROM leases") == []
     await writer.run(insert)
     assert len(rows("SELECT * FROM leases")) == 1
@@ -209,3 +228,9 @@ async def test_the_event_loop_goes_on_while_the_disk_is_slow(writer):
     assert not slow.done()
     go_on.set()
     assert await slow is True
+
+
+async def test_what_is_answered_is_on_the_disk(writer):
+    """Nobody can take the power away here: at least SQLite is told to wait for the disk."""
+    (mode,) = await writer.run(lambda connection: connection.execute("PRAGMA synchronous").fetchone())
+    assert mode == 2, "FULL"
