@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from pymongo.asynchronous.collection import AsyncCollection
-from pymongo.errors import ConnectionFailure, PyMongoError
+from pymongo.errors import ConnectionFailure
 
 from mcp_tornado.stores import StoreUnavailable, Waiters
 from mcp_tornado_mongodb.calls import Calls
@@ -33,8 +33,8 @@ _AT_ONCE: Final = 1000
 """How many keys one query asks for."""
 _EMPTY_AT_ONCE: Final = 0.01
 """Seconds to pause after a server that has nothing new says so at once, instead of waiting for something new."""
-_ANSWERS_IN_LIMIT: Final = 12
-"""How often the server tells that nothing has changed, in the time a call may take."""
+_HEARS_IN_LIMIT: Final = 12
+"""How often the server is asked anew for what has changed, in the time a call may take. Closing waits for an answer."""
 _CLOSE_LIMIT: Final = 1.0
 """Seconds the driver may take to tell the server that the stream is over."""
 _FIRST_RETRY: Final = 0.1
@@ -62,6 +62,7 @@ class WakeUps:
         self._sessions = sessions
         self._newest_numbers = newest_numbers
         self._calls = calls
+        self._hears_for = calls.limit / _HEARS_IN_LIMIT
         self._waiters = Waiters()
         self._seen: dict[str, int] = {}
         """For each key that is waited for, the number of the newest event when the waiting began."""
@@ -116,30 +117,29 @@ class WakeUps:
 
     async def _run(self) -> None:
         """Listen for changes, for ever, and begin anew after every interruption."""
+        now = asyncio.get_running_loop().time
         retry = _FIRST_RETRY
         while True:
             await self._waited_for.wait()
+            began = now()
             try:
                 await self._calls.run(self._watch())
                 if self._stream is None:
                     await self._poll()
                 else:
                     await self._follow(self._stream)
-                retry = _FIRST_RETRY
-            except (PyMongoError, StoreUnavailable) as error:
-                _log.warning("MongoDB tells of no changes: %s; trying again in %.1f s", error, retry)
+            except StoreUnavailable as error:
+                _log.warning("MongoDB tells of no changes: %s", error)
             except Exception:
-                _log.exception("listening for changes in MongoDB failed; trying again in %.1f s", retry)
+                _log.exception("listening for changes in MongoDB failed")
             await self._close_stream()
+            retry = _FIRST_RETRY if now() - began > _LAST_RETRY else min(2 * retry, _LAST_RETRY)
             await asyncio.sleep(retry)
-            retry = min(2 * retry, _LAST_RETRY)
 
     async def _watch(self) -> None:
         """Open a change stream, if the deployment has any: detected by trying."""
-        # The server answers after this time when nothing has changed; closing waits for that.
-        answers_after = int(self._calls.limit * 1000 / _ANSWERS_IN_LIMIT)
         try:
-            stream = await settled(self._sessions.watch(_FEWEST, max_await_time_ms=answers_after))
+            stream = await settled(self._sessions.watch(_FEWEST, max_await_time_ms=int(self._hears_for * 1000)))
             self._stream = await stream.__aenter__()  # Motor opens it only now
         except Exception as error:
             if isinstance(error, ConnectionFailure) or getattr(error, "timeout", False):
@@ -156,11 +156,16 @@ class WakeUps:
 
     async def _follow(self, stream: Any) -> None:
         """Wake whom a change stream tells of; return when it has ended."""
-        now = asyncio.get_running_loop().time
         await self._look()
         while stream.alive:
-            asked = now()
-            change = await self._calls.run(stream.try_next())
+            await self._calls.run(self._hear(stream))
+
+    async def _hear(self, stream: Any) -> None:
+        """Wake whom a change stream tells of, for a short while."""
+        now = asyncio.get_running_loop().time
+        until = now() + self._hears_for
+        while stream.alive and not self._task.done() and (asked := now()) < until:
+            change = await stream.try_next()
             if change is not None:
                 # What concerns the whole collection has no key, and ends the stream.
                 if "documentKey" in change:

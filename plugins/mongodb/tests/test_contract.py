@@ -17,7 +17,7 @@ class OnMongomock:
 
     @pytest.fixture
     def outage(self):
-        pytest.skip("did not run: mongomock has no server that could be out of reach; nx-27017 is tested with one")
+        pytest.skip("mongomock has no server that could be out of reach; nx-27017 is tested with one")
 
 
 class OnNx:

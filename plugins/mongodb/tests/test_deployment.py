@@ -11,7 +11,7 @@ from mcp_tornado.testing import EventLogContract, SessionStoreContract
 
 if not os.environ.get("TEST_MONGODB_URL"):
     pytest.skip(
-        "did not run: no deployment to test on; name one in TEST_MONGODB_URL, for example that of docker/compose.yaml: "
+        "no deployment to test on; name one in TEST_MONGODB_URL, for example that of docker/compose.yaml: "
         "docker compose -f docker/compose.yaml up --wait mongodb, and mongodb://127.0.0.1:27017/?replicaSet=rs0",
         allow_module_level=True,
     )
@@ -26,7 +26,7 @@ class OnDeployment:
 
     @pytest.fixture
     def outage(self):
-        pytest.skip("did not run: a deployment that is named cannot be taken away; nx-27017 is, in test_contract.py")
+        pytest.skip("a deployment that is named cannot be taken away; nx-27017 is, in test_contract.py")
 
 
 class TestDeploymentSessions(OnDeployment, SessionStoreContract):
