@@ -95,7 +95,9 @@ class StoreGuard:
 
     def _failed(self, operation: str, error: Exception) -> None:
         self._metrics.store_errors.labels(operation).inc()
-        _log.error("store.error", operation=operation, error=type(error).__name__)
+        # What a store says of itself holds no credentials; what a driver says might.
+        reason = str(error) if isinstance(error, StoreUnavailable) else None
+        _log.error("store.error", operation=operation, error=type(error).__name__, reason=reason)
 
 
 class GuardedEventLog(EventLog):

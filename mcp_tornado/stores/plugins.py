@@ -111,13 +111,14 @@ def _pick(scheme: str) -> EntryPoint:
 
 
 def _load(point: EntryPoint) -> StoreFactory:
+    where = f"the store for {point.name}:// from {_distribution(point)}"
     try:
-        return cast(StoreFactory, point.load())
-    except Exception as error:
-        raise StorePluginError(
-            f"the store for {point.name}:// from {_distribution(point)} cannot be imported: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+        factory = point.load()
+    except (Exception, SystemExit) as error:  # a module may do anything when it is imported
+        raise StorePluginError(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
+    if not callable(factory):
+        raise StorePluginError(f"{where} cannot be used: its entry point names no factory, but {point.value}")
+    return cast(StoreFactory, factory)
 
 
 def _describe(point: EntryPoint, *, twice: bool) -> InstalledStore:
