@@ -22,6 +22,7 @@ from mcp_tornado.testing.base import (
     Pair,
     StoreContract,
     back,
+    seconds,
     settle,
 )
 from mcp_tornado.testing.clock import FakeClock
@@ -94,9 +95,9 @@ class EventLogContract(StoreContract):
     def bounded(self, open_store: OpenStore, make_session: MakeSession) -> OpenStore:
         """Open a store with these bounds of events and one live session."""
 
-        async def open_bounded(**bounds: Any) -> Any:
+        async def open_bounded(key: str = KEY, **bounds: Any) -> Any:
             store = await open_store(events=bounds)
-            await store.create(make_session(key=KEY, lives=_LONG))
+            await store.create(make_session(key=key, lives=_LONG))
             return store
 
         return open_bounded
@@ -285,6 +286,16 @@ class EventLogContract(StoreContract):
         with pytest.raises(StreamEnded):
             await log.append(KEY, "a", {"n": 1})
 
+    async def test_a_stream_stays_ended_when_its_final_event_is_too_old(
+        self, bounded: OpenStore, clock: FakeClock
+    ) -> None:
+        log = await bounded(ttl_seconds=60)
+        await log.append(KEY, "a", {"n": 0}, final=True)
+        clock.advance(1000)
+        await fill(log, 2, stream="b")
+        with pytest.raises(StreamEnded):
+            await log.append(KEY, "a", {"n": 1})
+
     async def test_an_unknown_session_takes_no_events(self, store: EventStore) -> None:
         with pytest.raises(SessionGone):
             await store.append("unknown", "get", {})
@@ -304,6 +315,16 @@ class EventLogContract(StoreContract):
         clock.advance(microseconds=1)
         with pytest.raises(SessionGone):
             await log.append(KEY, "get", {})
+
+    async def test_a_touched_session_takes_events_beyond_its_first_expiry(self, logs: Pair, clock: FakeClock) -> None:
+        (first, *_) = await fill(logs.one, 3)
+        clock.advance(90)
+        assert await logs.two.touch(KEY, clock(), clock() + seconds(1000))
+        clock.advance(500)
+        assert await numbers(logs.one) == [1, 2, 3]
+        last = await logs.one.append(KEY, "get", {"n": 4})
+        assert await numbers(logs.two, first) == [2, 3, 4]
+        assert await logs.one.wait(KEY, last, 0) is False
 
     async def test_that_a_session_is_gone_is_told_without_its_whole_key(self, store: EventStore) -> None:
         with pytest.raises(SessionGone) as caught:
@@ -350,6 +371,24 @@ class EventLogContract(StoreContract):
 
             async with asyncio.timeout(base.PATIENCE):
                 await asyncio.gather(append(0), append(1), logs.two.delete(key))
+            assert await logs.one.read(key, None) == await logs.two.read(key, None) == []
+
+    async def test_no_event_outlives_a_session_whose_sweep_races_with_appends(
+        self, logs: Pair, make_session: MakeSession, clock: FakeClock
+    ) -> None:
+        """Whoever sweeps may have a clock that is ahead, so that the session lives still for whoever appends."""
+        for number in range(10):
+            key = f"race-{number:02}-and-so-on"
+            await logs.one.create(make_session(key=key, lives=5))
+
+            async def append(count: int, *, to: str = key) -> None:
+                with pytest.raises(SessionGone):  # noqa: PT012  (which append meets the sweep is not known)
+                    while True:
+                        await logs[count % 2].append(to, "get", {"n": count})
+                        await asyncio.sleep(0)
+
+            async with asyncio.timeout(base.PATIENCE):
+                await asyncio.gather(append(0), append(1), logs.two.sweep(clock() + seconds(10), 10))
             assert await logs.one.read(key, None) == await logs.two.read(key, None) == []
 
     @pytest.mark.parametrize("key", ["@p", "@process-1", "@a.b", "@host.example:8000", "@"])
@@ -515,6 +554,16 @@ class EventLogContract(StoreContract):
             await log.append(KEY, "get", {"n": number, "filling": "ä" * 250})
         assert await numbers(log) == [2]
 
+    async def test_the_bounds_are_for_all_streams_of_a_session_together(self, bounded: OpenStore) -> None:
+        log = await bounded(max_per_session=3)
+        for number in range(1, 11):
+            await log.append(KEY, f"stream-{number % 4}", {"n": number})
+        assert await numbers(log) == [8, 9, 10]
+        log = await bounded(key=OTHER, max_bytes=1000)
+        for number in range(1, 11):
+            await log.append(OTHER, f"stream-{number % 4}", {"n": number, "filling": "x" * 300})
+        assert await numbers(log, key=OTHER) == [8, 9, 10]
+
     async def test_a_session_keeps_events_up_to_their_age(self, bounded: OpenStore, clock: FakeClock) -> None:
         log = await bounded(ttl_seconds=60)
         ids = await fill(log, 2)
@@ -525,6 +574,14 @@ class EventLogContract(StoreContract):
         clock.advance(microseconds=1)
         assert await numbers(log) == [3], "without an append, too"
         assert await numbers(log, ids[0]) == [3]
+
+    async def test_ages_are_not_rounded_to_seconds(self, bounded: OpenStore, clock: FakeClock) -> None:
+        log = await bounded(ttl_seconds=1.5)
+        await fill(log, 2)
+        clock.advance(1.499999)
+        assert await numbers(log) == [1, 2]
+        clock.advance(0.1)
+        assert await numbers(log) == [2]
 
     async def test_the_newest_event_is_always_kept(self, bounded: OpenStore, clock: FakeClock) -> None:
         log = await bounded(max_per_session=1, max_bytes=1, ttl_seconds=1)
@@ -594,6 +651,14 @@ class EventLogContract(StoreContract):
         clock.advance(1)
         assert await store.claim("lease", "you", 10) is True
 
+    async def test_a_renewed_lease_may_last_less_long_than_before(self, store: EventStore, clock: FakeClock) -> None:
+        await store.claim("lease", "me", 1000)
+        await store.claim("lease", "me", 1.5)
+        clock.advance(1.499999)
+        assert await store.claim("lease", "you", 10) is False
+        clock.advance(microseconds=1)
+        assert await store.claim("lease", "you", 10) is True
+
     async def test_a_released_lease_is_free(self, pair: Pair) -> None:
         await pair.one.claim("lease", "me", 10)
         await pair.one.release("lease", "me")
@@ -621,6 +686,45 @@ class EventLogContract(StoreContract):
         assert await store.claim("lease", "you", 10) is False
 
     # Open, closed, out of reach
+
+    async def test_events_and_leases_are_there_after_closing_if_the_store_is_shared(
+        self, make_store: MakeStore, make_session: MakeSession, anyio_backend: str
+    ) -> None:
+        store: Any = make_store()
+        async with store:
+            await store.create(make_session())
+            for key in (KEY, "@p"):
+                await fill(store, 3, key=key)
+            await store.append(KEY, "a", {"n": 4}, final=True)
+            await store.claim("lease", "me", 10)
+        if not store.shared:
+            return
+        store = make_store()
+        async with store:
+            assert await numbers(store) == [1, 2, 3, 4]
+            assert await numbers(store, key="@p") == [1, 2, 3]
+            with pytest.raises(StreamEnded):
+                await store.append(KEY, "a", {"n": 5})
+            assert EventId.parse(await store.append(KEY, "b", {"n": 5})) == EventId.of(5, KEY, "b")
+            assert await store.claim("lease", "you", 10) is False
+
+    async def test_an_operation_on_events_that_is_given_up_harms_no_other(self, log: EventStore) -> None:
+        """Not even where the answer to what was given up arrives when the next one is waited for."""
+        await fill(log, 3)
+        await fill(log, 2, key=OTHER)
+        async with asyncio.timeout(base.PATIENCE):
+            for turns in range(20):
+                given_up = [
+                    asyncio.ensure_future(call)
+                    for call in (log.read(KEY, None), log.claim("lease", "me", 10), log.wait(KEY, None, 0))
+                ]
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                for task in given_up:
+                    task.cancel()
+                assert await numbers(log, key=OTHER) == [1, 2]
+                assert await numbers(log) == [1, 2, 3]
+                await asyncio.gather(*given_up, return_exceptions=True)
 
     @pytest.mark.parametrize("operation", OPERATIONS)
     async def test_a_log_that_was_not_entered_or_is_closed_is_unavailable(

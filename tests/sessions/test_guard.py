@@ -58,6 +58,14 @@ async def test_an_event_log_that_does_not_answer_in_time_is_unavailable(metrics,
     assert caught.value.code == "STORE_UNAVAILABLE"
 
 
+async def test_the_log_says_why_a_store_is_unavailable_in_the_words_of_the_store_and_of_nobody_else(metrics, logs):
+    for failure in (StoreUnavailable("the disk is full"), OSError("secret of a driver"), ValueError("another secret")):
+        with pytest.raises((SessionError, ValueError)):
+            await CALLS["append"](GuardedEventLog(BrokenLog(failure), StoreGuard(metrics)))
+    told = [(line["error"], line["reason"]) for line in logs.events("store.error")]
+    assert told == [("StoreUnavailable", "the disk is full"), ("OSError", None), ("ValueError", None)]
+
+
 @pytest.mark.parametrize("answer", [SessionGone, StreamEnded])
 async def test_the_answers_of_the_contract_pass_and_are_no_failures(metrics, sample, answer):
     log = GuardedEventLog(BrokenLog(answer()), StoreGuard(metrics))

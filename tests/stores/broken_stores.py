@@ -7,7 +7,7 @@ import dataclasses
 
 import pytest
 
-from mcp_tornado.sessions import EventBounds, EventId, RevisionConflict
+from mcp_tornado.sessions import EventBounds, EventId, RevisionConflict, SessionGone
 from mcp_tornado.stores.memory import MemoryStore
 from mcp_tornado.stores.options import event_bounds
 from mcp_tornado.testing import EventLogContract, SessionStoreContract, base
@@ -64,6 +64,12 @@ class LosesAConcurrentUpdate(MemoryStore):
         await asyncio.sleep(0)
         record = self._live(key)
         return await super().update(key, changes, record.revision if record is not None else expected_revision)
+
+
+class UpdatesSomeFieldsOnly(MemoryStore):
+    async def update(self, key, changes, expected_revision):
+        kept = {name: value for name, value in changes.items() if name != "journal"}
+        return await super().update(key, kept, expected_revision)
 
 
 class ForgetsAField(MemoryStore):
@@ -171,6 +177,38 @@ class EvictsTheNewestEvent(MemoryStore):
 class KeepsEventsForEver(MemoryStore):
     def __init__(self, clock, bounds):
         super().__init__(clock, EventBounds(max_per_session=10**9, max_bytes=10**12, ttl_seconds=10**9))
+
+
+class BoundsEachStreamByItself(MemoryStore):
+    async def read(self, key, after, *, stream=None, limit=100):
+        log = self._events._logs.get(key)
+        bounds, self._events._bounds = self._events._bounds, EventBounds(10**9, 10**12, 10**9)
+        try:
+            names = sorted({event.stream for event in log._events}) if log is not None else []
+            found = [await super(BoundsEachStreamByItself, self).read(key, after, stream=name) for name in names]
+        finally:
+            self._events._bounds = bounds
+        return sorted((event for events in found for event in events[-bounds.max_per_session :]), key=lambda e: e.id)
+
+    async def append(self, key, stream, message, *, final=False):
+        bounds, self._events._bounds = self._events._bounds, EventBounds(10**9, 10**12, 10**9)
+        try:
+            return await super().append(key, stream, message, final=final)
+        finally:
+            self._events._bounds = bounds
+
+
+class KeepsEventsUntilTheFirstExpiry(MemoryStore):
+    """As where the events are given a time to live of their own, which a touch does not prolong."""
+
+    async def create(self, session):
+        await super().create(session)
+        self.__dict__.setdefault("first", {})[session.key] = session.expires_at
+
+    async def append(self, key, stream, message, *, final=False):
+        if key in self.__dict__.get("first", {}) and self.first[key] <= self._clock():
+            raise SessionGone(key[:8])
+        return await super().append(key, stream, message, final=final)
 
 
 class GivesALeaseTwice(MemoryStore):
