@@ -37,8 +37,8 @@ _WORDS: Final = {
     "MISCONF": "cannot write its data to disk, and takes no writes until it can: see its log",
     "NOREPLICAS": "takes no writes, because it has fewer replicas than its configuration demands",
     "BUSY": "is busy with a script that takes long",
-    "in a cluster node": _IS_CLUSTER,
-    "hash to the same slot": _IS_CLUSTER,
+    "Script attempted to access": _IS_CLUSTER,
+    "Attempted to access": _IS_CLUSTER,
     "the cluster is down": _IS_CLUSTER,
     "DB index is out of range": "has no database with the number in the URL of the store",
 }
