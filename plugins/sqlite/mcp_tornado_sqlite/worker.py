@@ -205,8 +205,10 @@ class Reader(Worker):
 
 
 class Writer(Worker):
-    """A worker for jobs that write. Those that are waiting are done in one transaction; when it is on the disk, they
-    are answered. One that raises an error changes nothing, and is no harm to the others.
+    """A worker for jobs that write.
+
+    Those that are waiting are done in one transaction, and answered when it is on the disk. One that raises an error
+    changes nothing, and does the others no harm.
 
     Args:
         path: Where the database is; it is made where there is none.
@@ -255,9 +257,10 @@ class Writer(Worker):
         """Return the jobs that are wanted still and can wait; the others are answered."""
         now = time.monotonic()
         late = [job for job in jobs if job.deadline < now]
-        for job in late:
-            job.error = unavailable(self._path, error)
-        self._answer(late)
+        if late:
+            for job in late:
+                job.error = unavailable(self._path, error)
+            self._answer(late)
         return [job for job in jobs if job.deadline >= now and not job.answer.done()]
 
     def _write(self, connection: sqlite3.Connection, job: _Job) -> None:
