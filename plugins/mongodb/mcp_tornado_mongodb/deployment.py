@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ _WHERE_THE_URL_IS_SILENT: Final[dict[str, Any]] = {
     "connectTimeoutMS": 2000,
     "socketTimeoutMS": 4000,
 }
+_TELLING_LOGGERS: Final = ("pymongo.command", "pymongo.client")
 _FORM: Final = (
     "it looks like mongodb://user:password@host:port/database?option=value, where special characters in the user "
     "and the password are percent-encoded"
@@ -72,6 +74,9 @@ class Deployment:
 
     def connect(self) -> Client:
         """Return a new client; it connects with the first operation."""
+        # At DEBUG, PyMongo logs commands with all that they hold: whole keys, and what clients said.
+        for name in _TELLING_LOGGERS:
+            logging.getLogger(name).setLevel(logging.INFO)
         make: Any = _motor_client() if self.driver == "motor" else AsyncMongoClient
         return cast(Client, make(self.url, **_defaults(self.url)))
 

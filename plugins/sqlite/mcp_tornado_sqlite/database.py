@@ -59,6 +59,8 @@ class Link:
         file = status.st_dev, status.st_ino
         if self._connection is None or self._file != file:
             self.close()
+            if self._file not in (None, file):
+                _check_replaced(self._path)
             self._connection = connect(self._path)
             self._file = file
         return self._connection
@@ -68,6 +70,20 @@ class Link:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _check_replaced(path: Path) -> None:
+    """Refuse a file that took the place of another one, whose -wal file is still there.
+
+    SQLite would play that into the new file, and so damage it.
+    """
+    wal = path.with_name(f"{path.name}-wal")
+    if wal.exists() and wal.stat().st_size:
+        raise refused(
+            path,
+            f"another file took its place, and {wal.name} belongs to the one before: stop all processes, and remove "
+            f"{wal.name} and {path.name}-shm before you put a backup in place",
+        )
 
 
 def make_file(path: Path) -> None:

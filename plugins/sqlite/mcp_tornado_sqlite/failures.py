@@ -9,7 +9,10 @@ from typing import Final
 from mcp_tornado.stores import StoreUnavailable
 
 _ACCESS: Final = "this process must be allowed to read and write it, and to write in its folder"
-_DAMAGED: Final = "it is damaged: stop all processes and put a backup in its place"
+_DAMAGED: Final = (
+    "it is damaged: stop all processes, remove it and the files beside it whose names end in -wal and -shm, and put a "
+    "backup in its place"
+)
 _ADVICE: Final = {
     sqlite3.SQLITE_BUSY: "another process has kept it locked: end what holds it, a backup or an open shell",
     sqlite3.SQLITE_FULL: "the disk is full",

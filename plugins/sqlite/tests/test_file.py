@@ -235,6 +235,24 @@ async def test_a_backup_that_takes_the_files_place_is_used(make_store, make_sess
         assert [session.key for session in await store.page(None, 10)] == ["after", "in the backup"]
 
 
+async def test_a_backup_beside_what_was_not_written_back_yet_is_refused_and_left_as_it_is(
+    make_store, make_session, path, tmp_path
+):
+    """SQLite would play what belongs to the file before into it."""
+    async with make_store() as store:
+        await store.create(make_session(key="in the backup"))
+    backup = tmp_path / "backup"
+    shutil.copy(path, backup)
+    held = backup.read_bytes()
+    async with make_store() as store:
+        await store.create(make_session(key="later"))
+        backup.replace(path)
+        for operation in (store.get("later"), store.create(make_session(key="more")), store.ping()):
+            with pytest.raises(StoreUnavailable, match=r"sessions\.db-wal belongs to the one before"):
+                await operation
+        assert path.read_bytes() == held
+
+
 async def test_a_foreign_file_that_takes_its_place_is_left_as_it_is(store, make_session, path):
     for file in path.parent.iterdir():
         file.unlink()
