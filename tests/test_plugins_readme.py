@@ -27,12 +27,12 @@ README = (PLUGINS / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 BEGINNINGS = [
-    ("toml", "[project]"),
+    ("toml", "[build-system]"),
     ("python", "# my_store.py"),
     ("python", "    def __init__"),
     ("python", "record = "),
     ("python", "class Waiting"),
-    ("python", "class TestJsonFile"),
+    ("python", '"""The example keeps'),
     ("python", "@pytest.fixture\ndef outage"),
     ("sh", "pip install pytest"),
     ("sh", "pip wheel"),
@@ -68,9 +68,8 @@ def test_every_block_is_one_that_a_test_looks_at():
 @pytest.mark.parametrize(
     ("beginning", "file"),
     [
-        ("[project]", "pyproject.toml"),
         ("    def __init__", "jsonfile_store.py"),
-        ("class TestJsonFile", "tests/test_contract.py"),
+        ('"""The example keeps', "tests/test_contract.py"),
     ],
 )
 def test_what_is_shown_of_the_example_stands_in_it(beginning, file):
@@ -124,7 +123,8 @@ def install(monkeypatch):
     def installed(text):
         module = types.ModuleType("my_store")
         exec(compile(text, "README.md", "exec", dont_inherit=True), vars(module))
-        points = EntryPoints([EntryPoint("mine", "my_store:my_store", GROUP)])
+        named = tomllib.loads(block("[build-system]"))["project"]["entry-points"][GROUP]
+        points = EntryPoints([EntryPoint(scheme, value, GROUP) for scheme, value in named.items()])
         monkeypatch.setitem(sys.modules, "my_store", module)
         monkeypatch.setattr(plugins, "entry_points", lambda **wanted: points.select(**wanted))
         return module

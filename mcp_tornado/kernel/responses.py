@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from mcp_tornado.kernel import messages
 from mcp_tornado.kernel.patience import Patience
@@ -16,6 +16,8 @@ from mcp_tornado.sessions import ErrorCode, EventLog, SessionError, SessionGone,
 from mcp_tornado.sessions.encoding import encode
 
 _log = get_logger(__name__)
+
+_NOT_KEPT: Final = "The answer is more than the session store can keep"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,18 +153,31 @@ class ResponseStream:
         self._opened = True
         answers, self._answers = self._answers, []
         for index, (message, _) in enumerate(answers, start=1):
-            await self._append(message, last=index == len(answers) and not self._missing)
+            await self._append_answer(message, last=index == len(answers) and not self._missing)
         self._decide()
 
     async def _append(self, message: Mapping[str, Any], *, last: bool = False) -> None:
-        """Write to the log and send to the connection that is attached; one of the two is enough."""
+        """Write to the log and send to the connection that is attached; one of the two is enough.
+
+        Raises:
+            SessionError, SessionGone, StreamEnded: There is no connection, and the log does not take it.
+            ValueError: The same, because the store cannot keep it: it is too large, say.
+        """
         event_id = None
         try:
             event_id = await self._log.append(self.key, self.name or "", message, final=last)
-        except (SessionError, SessionGone, StreamEnded):
+        except (SessionError, SessionGone, StreamEnded, ValueError):
             if self.queue.closed:
                 raise
         self.queue.put(Frame(event_id, message), last=last)
+
+    async def _append_answer(self, message: Mapping[str, Any], *, last: bool) -> None:
+        """Do as `_append`; an answer that the store cannot keep becomes an error, for somebody waits for one."""
+        try:
+            await self._append(message, last=last)
+        except ValueError:
+            error = SessionError(ErrorCode.INTERNAL_ERROR, _NOT_KEPT).to_error()
+            await self._append(messages.error(message.get("id"), error), last=last)
 
     async def emit(self, message: Mapping[str, Any]) -> None:
         """Send a notification or a request of the server's; dropped where there can be no stream any more.
@@ -199,7 +214,7 @@ class ResponseStream:
                 return
             self._missing -= 1
             with suppress(SessionError, SessionGone, StreamEnded):
-                await self._append(message, last=not self._missing)
+                await self._append_answer(message, last=not self._missing)
 
     def _collect(self, message: Mapping[str, Any], body: bytes, outcome: Outcome) -> None:
         self._missing -= 1

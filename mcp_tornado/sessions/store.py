@@ -189,6 +189,7 @@ class EventLog(ABC):
         Raises:
             SessionGone: The session has ended or expired.
             StreamEnded: The stream has had its final event.
+            TypeError, ValueError: The message is no JSON, or more than the store can keep; nothing has changed.
         """
 
     @abstractmethod

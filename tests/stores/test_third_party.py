@@ -23,17 +23,22 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 PLUGINS = REPOSITORY / "plugins"
 SHIPPED = [PLUGINS / name for name in ("sqlite", "redis", "mongodb")]
-COMMANDS = re.findall(r"^```sh\n(.*?)^```$", (PLUGINS / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-LISTED = re.search(r"^```text\n(.*?)^```$", (PLUGINS / "README.md").read_text(), re.MULTILINE | re.DOTALL)[1]
+BLOCKS = re.findall(r"^```\w+\n(.*?)^```$", (PLUGINS / "README.md").read_text(), re.MULTILINE | re.DOTALL)
 DEADLINE = 30.0
 """Seconds after which a server that a test waits for counts as not answering."""
 LONG = 300.0
 """The same for what is fetched or built, and for many tests at once."""
 
 
+def block(beginning):
+    """Return the one code block of plugins/README.md that begins with a text."""
+    (found,) = [text for text in BLOCKS if text.startswith(beginning)]
+    return found
+
+
 def commands(beginning):
     """Return the lines of the one block of commands in plugins/README.md that begins with a text."""
-    (found,) = [block for block in COMMANDS if block.startswith(beginning)]
+    found = block(beginning)
     return found.splitlines()
 
 
@@ -147,7 +152,7 @@ def test_the_store_is_listed_with_its_distribution(listed):
 
 
 def test_what_the_readme_shows_is_listed(listed):
-    shown = [tuple(line.split()) for line in LISTED.splitlines()]
+    shown = [tuple(line.split()) for line in block("SCHEME").splitlines()]
     assert shown == [row for row in listed if row[0] in ("SCHEME", "jsonfile", "memory")]
 
 
@@ -175,3 +180,16 @@ def test_a_session_outlives_a_process_that_is_killed(environment, tmp_path):
         assert (again.status_code, again.json()["key"]) == (200, shown.json()["key"])
         assert httpx.delete(f"{url}/session", headers=headers).is_success
         assert httpx.get(f"{url}/session", headers=headers).status_code == 404
+
+
+def test_the_two_files_of_the_start_are_a_store_that_is_listed(environment, tmp_path):
+    (tmp_path / "pyproject.toml").write_text(block("[build-system]"))
+    (tmp_path / "my_store.py").write_text(block("# my_store.py"))
+    (tmp_path / "tests").mkdir()
+    install, _ = commands("pip install pytest")
+    environment.run(f"{install} --quiet", tmp_path)
+    try:
+        rows = [tuple(line.split()) for line in environment.run("mcp-tornado stores", tmp_path).splitlines()]
+        assert ("mine", "my-store", "1.0", "no") in rows
+    finally:
+        environment.run("pip uninstall --quiet --yes my-store", tmp_path)
