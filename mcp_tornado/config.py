@@ -437,7 +437,10 @@ def describe(loaded: LoadedSettings) -> list[tuple[str, object, str]]:
     return [(key, masked(key, _look_up(loaded.settings, key)), loaded.sources[key]) for key in _RULES]
 
 
-_SECRET_NAME: Final = re.compile(r"pass(word|wd|phrase)|pwd|secret|token|key|credential", re.IGNORECASE)
+_SECRET_NAME: Final = re.compile(
+    r"pass(word|wd|phrase)|pwd|secret|token|key|credential|signature|(?<![a-z])(pw|pass|sig|auth)(?![a-z])",
+    re.IGNORECASE,
+)
 _MASK: Final = "***"
 
 

@@ -738,6 +738,8 @@ class TestMasking:
             ("mongodb://me:hunter2@a:1,b:2/x?w=1", "mongodb://***@a:1,b:2/x?w=1"),
             ("mongodb://me:hun/te?r#@2@db/x", "mongodb://***@db/x"),
             ("redis://db/0?password=hunter2&db=1", "redis://db/0?password=***&db=1"),
+            ("blob://db/0?sig=hunter2&pw=hunter2&auth=hunter2", "blob://db/0?sig=***&pw=***&auth=***"),
+            ("mongodb://db/0?authSource=admin&signal=1", "mongodb://db/0?authSource=admin&signal=1"),
             ("redis://db/0?db=1&Access_Token=hunter2", "redis://db/0?db=1&Access_Token=***"),
             ("redis://db/0?api%4Bey=hunter2", "redis://db/0?api%4Bey=***"),
             ("redis://db/0?client-secret=a=hunter2", "redis://db/0?client-secret=***"),

@@ -14,9 +14,9 @@ import pytest
 
 pytest.register_assert_rewrite("mcp_tornado.testing.base", "mcp_tornado.testing.events", "mcp_tornado.testing.sessions")
 
-from mcp_tornado.testing.base import StoreContract  # noqa: E402  (what is imported earlier is not rewritten)
+from mcp_tornado.testing.base import StoreContract, new_session  # noqa: E402  (what is imported earlier is not rewritten)
 from mcp_tornado.testing.clock import FakeClock  # noqa: E402
 from mcp_tornado.testing.events import EventLogContract  # noqa: E402
 from mcp_tornado.testing.sessions import SessionStoreContract  # noqa: E402
 
-__all__ = ["EventLogContract", "FakeClock", "SessionStoreContract", "StoreContract"]
+__all__ = ["EventLogContract", "FakeClock", "SessionStoreContract", "StoreContract", "new_session"]

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import pytest
@@ -95,20 +96,28 @@ class StoreContract:
     @pytest.fixture
     def make_session(self, clock: FakeClock) -> MakeSession:
         """Make a session that lives for a number of seconds from now."""
+        return partial(new_session, clock, key=KEY)
 
-        def make(key: str = KEY, lives: float = 100.0, **fields: Any) -> Session:
-            now = clock()
-            values: dict[str, Any] = {
-                "key": key,
-                "created_at": now,
-                "last_seen_at": now,
-                "expires_at": now + timedelta(seconds=lives),
-                "client": ClientInfo(name="client"),
-                "protocol_version": "2025-11-25",
-            }
-            return Session(**{**values, **fields})
 
-        return make
+def new_session(clock: FakeClock, key: str = "key-0001", lives: float = 100.0, **fields: Any) -> Session:
+    """Return a session that was made now.
+
+    Args:
+        clock: What tells the time.
+        key: The session's key.
+        lives: Seconds until it expires.
+        fields: Fields of `Session` that shall be other than they are here.
+    """
+    now = clock()
+    values: dict[str, Any] = {
+        "key": key,
+        "created_at": now,
+        "last_seen_at": now,
+        "expires_at": now + timedelta(seconds=lives),
+        "client": ClientInfo(name="client"),
+        "protocol_version": "2025-11-25",
+    }
+    return Session(**{**values, **fields})
 
 
 async def settle(store: SessionStore) -> None:

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +23,8 @@ import pytest
 from mcp_tornado_mongodb import MongoStore, mongodb_store
 from mongomock_motor import AsyncMongoMockClient
 
-from mcp_tornado.stores import ClientInfo, Session, event_bounds
-from mcp_tornado.testing import FakeClock
+from mcp_tornado.stores import event_bounds
+from mcp_tornado.testing import FakeClock, new_session
 
 DEADLINE = 30
 
@@ -206,17 +206,4 @@ def place(request):
 @pytest.fixture
 def make_session(clock):
     """Make a session that lives for a number of seconds from now."""
-
-    def make(key, lives=100.0, **fields):
-        now = clock()
-        return Session(
-            key=key,
-            created_at=now,
-            last_seen_at=now,
-            expires_at=now + timedelta(seconds=lives),
-            client=ClientInfo(),
-            protocol_version="2025-11-25",
-            **fields,
-        )
-
-    return make
+    return partial(new_session, clock)

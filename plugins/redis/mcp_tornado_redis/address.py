@@ -8,7 +8,7 @@ from typing import Any, Final, Self
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from redis.asyncio import ConnectionPool
-from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.connection import AbstractConnection, RedisSSLContext, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -58,6 +58,8 @@ class Address:
     database: int
     limit: float
     """Seconds an operation may take."""
+    tls: RedisSSLContext | None = field(repr=False)
+    """What all connections share over TLS."""
 
     @classmethod
     def of(cls, url: str) -> Self:
@@ -78,7 +80,7 @@ class Address:
             raise ValueError(f"the URL of the store has a parameter that is none of: {', '.join(known)}")
         try:
             pool = _pool(url)
-            pool.make_connection()
+            connection = pool.make_connection()
         except (ValueError, TypeError, RedisError):
             raise ValueError("a parameter in the URL of the store has a value that redis-py does not take") from None
         arguments = pool.connection_kwargs
@@ -86,15 +88,33 @@ class Address:
         if not all(0 < limit < math.inf for limit in limits):
             raise ValueError("the time limits in the URL of the store are seconds, above 0")
         name = parts.netloc.rpartition("@")[2] or "localhost"
-        return cls(url, name, arguments.get("db", 0), sum(limits))
+        tls = connection.ssl_context if isinstance(connection, SSLConnection) else None
+        return cls(url, name, arguments.get("db", 0), sum(limits), tls)
 
     def pool(self) -> ConnectionPool:
         """Return a new pool of connections; none of them is open."""
-        return _pool(self.url)
+        pool = _pool(self.url)
+        pool.tls = self.tls
+        return pool
 
     def connection(self) -> AbstractConnection:
         """Return a new connection of its own, not open yet."""
         return self.pool().make_connection()
+
+
+class _Pool(ConnectionPool):
+    """Connections with one TLS context for all: if each made its own, nothing else would go on in the process for so
+    long that those which connect at the same time might miss their limit.
+    """
+
+    tls: RedisSSLContext | None = None
+
+    def make_connection(self) -> AbstractConnection:
+        """Return a new connection, not open yet."""
+        connection = super().make_connection()
+        if self.tls is not None and isinstance(connection, SSLConnection):
+            connection.ssl_context = self.tls
+        return connection
 
 
 def _is_well_formed(parts: SplitResult) -> bool:
@@ -109,8 +129,8 @@ def _is_well_formed(parts: SplitResult) -> bool:
     )
 
 
-def _pool(url: str) -> ConnectionPool:
+def _pool(url: str) -> _Pool:
     defaults = dict(_WHERE_THE_URL_IS_SILENT)
     if urlsplit(url).scheme == "rediss":
         defaults["ssl_check_hostname"] = True  # until 6.0, redis-py did not look unless it was asked to
-    return ConnectionPool.from_url(url, **_ALWAYS, **defaults)  # pyright: ignore[reportUnknownMemberType]
+    return _Pool.from_url(url, **_ALWAYS, **defaults)  # pyright: ignore[reportUnknownMemberType]

@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import time
-from datetime import timedelta
+from functools import partial
 
 import psutil
 import pytest
@@ -19,8 +19,7 @@ import redis
 import trustme
 from mcp_tornado_redis import redis_store
 
-from mcp_tornado.stores import ClientInfo, Session
-from mcp_tornado.testing import FakeClock
+from mcp_tornado.testing import FakeClock, new_session
 
 DEADLINE = 30
 
@@ -231,20 +230,7 @@ def clock():
 @pytest.fixture
 def make_session(clock):
     """Make a session that lives for a number of seconds from now."""
-
-    def make(key="key-0001", lives=100.0, **fields):
-        now = clock()
-        values = {
-            "key": key,
-            "created_at": now,
-            "last_seen_at": now,
-            "expires_at": now + timedelta(seconds=lives),
-            "client": ClientInfo(name="client"),
-            "protocol_version": "2025-11-25",
-        }
-        return Session(**{**values, **fields})
-
-    return make
+    return partial(new_session, clock)
 
 
 @pytest.fixture

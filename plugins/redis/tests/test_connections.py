@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from datetime import timedelta
 
 import psutil
@@ -144,6 +145,18 @@ async def test_more_operations_at_once_than_connections_wait_for_their_turn(serv
         assert await store.count() == 200
         mine = [each for each in client.client_list() if each["id"] != str(client.client_id())]
         assert len(mine) <= 3, "two for operations and one that listens"
+
+
+async def test_connections_over_tls_share_what_takes_long_to_make(tls_server, clock, make_session, monkeypatch):
+    made, make = [], ssl.create_default_context
+    monkeypatch.setattr(ssl, "create_default_context", lambda: made.append(1) or make())
+    async with redis_store(tls_server.url, {}, clock) as store:
+        await asyncio.gather(*(store.create(make_session(f"key-{number}")) for number in range(50)))
+        assert await store.count() == 50
+        with tls_server.client() as client:
+            client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        assert await store.wait("@p", None, 1000) is True, "it listens again"
+    assert len(made) == 1
 
 
 async def test_operations_given_up_leave_the_connections_to_others(server, clock, make_session):

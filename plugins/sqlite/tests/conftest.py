@@ -7,14 +7,12 @@ import signal
 import sqlite3
 import traceback
 from contextlib import closing
-from datetime import timedelta
 from functools import partial
 
 import pytest
 from mcp_tornado_sqlite import sqlite_store
 
-from mcp_tornado.stores import ClientInfo, Session
-from mcp_tornado.testing import FakeClock
+from mcp_tornado.testing import FakeClock, new_session
 
 
 @pytest.fixture
@@ -48,22 +46,7 @@ async def store(anyio_backend, make_store):
 @pytest.fixture
 def make_session(clock):
     """Make a session that lives for a number of seconds from now."""
-
-    def make(key="key-0001", lives=100.0, **fields):
-        now = clock()
-        return Session(
-            **{
-                "key": key,
-                "created_at": now,
-                "last_seen_at": now,
-                "expires_at": now + timedelta(seconds=lives),
-                "client": ClientInfo(name="client"),
-                "protocol_version": "2025-11-25",
-                **fields,
-            }
-        )
-
-    return make
+    return partial(new_session, clock)
 
 
 @pytest.fixture
