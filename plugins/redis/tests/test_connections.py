@@ -148,14 +148,15 @@ async def test_more_operations_at_once_than_connections_wait_for_their_turn(serv
 
 
 async def test_connections_over_tls_share_what_takes_long_to_make(tls_server, clock, make_session, monkeypatch):
-    made, make = [], ssl.create_default_context
-    monkeypatch.setattr(ssl, "create_default_context", lambda: made.append(1) or make())
-    async with redis_store(tls_server.url, {}, clock) as store:
-        await asyncio.gather(*(store.create(make_session(f"key-{number}")) for number in range(50)))
-        assert await store.count() == 50
-        with tls_server.client() as client:
+    with tls_server.client() as client:
+        client.ping()
+        made, make = [], ssl.create_default_context
+        monkeypatch.setattr(ssl, "create_default_context", lambda: made.append(1) or make())
+        async with redis_store(tls_server.url, {}, clock) as store:
+            await asyncio.gather(*(store.create(make_session(f"key-{number}")) for number in range(50)))
+            assert await store.count() == 50
             client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
-        assert await store.wait("@p", None, 1000) is True, "it listens again"
+            assert await store.wait("@p", None, 1000) is True, "it listens again"
     assert len(made) == 1
 
 
