@@ -58,6 +58,8 @@ class Address:
     database: int
     limit: float
     """Seconds an operation may take."""
+    answer_limit: float
+    """Seconds the server may take to answer."""
     tls: RedisSSLContext | None = field(repr=False)
     """What all connections share over TLS."""
 
@@ -84,12 +86,12 @@ class Address:
         except (ValueError, TypeError, RedisError):
             raise ValueError("a parameter in the URL of the store has a value that redis-py does not take") from None
         arguments = pool.connection_kwargs
-        limits: list[float] = [arguments["socket_connect_timeout"], arguments["socket_timeout"]]
+        limits: list[float] = [arguments["socket_connect_timeout"], pool.answer_limit]
         if not all(0 < limit < math.inf for limit in limits):
             raise ValueError("the time limits in the URL of the store are seconds, above 0")
         name = parts.netloc.rpartition("@")[2] or "localhost"
         tls = connection.ssl_context if isinstance(connection, SSLConnection) else None
-        return cls(url, name, arguments.get("db", 0), sum(limits), tls)
+        return cls(url, name, arguments.get("db", 0), sum(limits), pool.answer_limit, tls)
 
     def pool(self) -> ConnectionPool:
         """Return a new pool of connections; none of them is open."""
@@ -103,10 +105,14 @@ class Address:
 
 
 class _Pool(ConnectionPool):
-    """Connections with one TLS context for all: if each made its own, nothing else would go on in the process for so
-    long that those which connect at the same time might miss their limit.
+    """Connections that leave the limit for answers to who uses them, and that have one TLS context for all.
+
+    With a limit of its own, redis-py sends through `asyncio.wait_for`: that may lose a cancellation before Python 3.12.
+    And if each connection made its own context, nothing else would go on in the process for so long that those which
+    connect at the same time might miss their limit.
     """
 
+    answer_limit: float
     tls: RedisSSLContext | None = None
 
     def make_connection(self) -> AbstractConnection:
@@ -133,4 +139,7 @@ def _pool(url: str) -> _Pool:
     defaults = dict(_WHERE_THE_URL_IS_SILENT)
     if urlsplit(url).scheme == "rediss":
         defaults["ssl_check_hostname"] = True  # until 6.0, redis-py did not look unless it was asked to
-    return _Pool.from_url(url, **_ALWAYS, **defaults)  # pyright: ignore[reportUnknownMemberType]
+    pool = _Pool.from_url(url, **_ALWAYS, **defaults)  # pyright: ignore[reportUnknownMemberType]
+    pool.answer_limit = pool.connection_kwargs["socket_timeout"]
+    pool.connection_kwargs["socket_timeout"] = None
+    return pool

@@ -110,9 +110,10 @@ class Client:
             connection = await self._pool.get_connection()
             is_sent = False
             try:
-                await connection.send_command(*command)
-                is_sent = True
-                return cast(Any, await connection.read_response())
+                async with asyncio.timeout(self._address.answer_limit):
+                    await connection.send_command(*command)
+                    is_sent = True
+                    return cast(Any, await connection.read_response())
             except BrokenConnection:
                 if is_last_try or (is_sent and not repeatable):
                     raise

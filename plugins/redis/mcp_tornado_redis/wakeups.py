@@ -126,7 +126,7 @@ class WakeUps:
         """Wake whom the channel tells of, until the connection breaks or the server falls silent."""
         asked = False
         while True:
-            timeout = self._address.limit if asked else _SILENCE
+            timeout = self._address.answer_limit if asked else _SILENCE
             message = cast(list[bytes] | None, await self._connection.read_response(timeout=timeout))
             if message is not None:
                 asked = False

@@ -167,3 +167,12 @@ async def test_a_server_that_has_nothing_to_say_is_not_taken_for_one_that_is_gon
         (still_listening,) = subscribers(client)
         assert listening.split()[0] == still_listening.split()[0], "the same connection"
         assert await store.wait("@p", None, 0) is False
+
+
+async def test_listening_ends_whatever_it_is_about_when_the_store_is_left(make_store, anyio_backend, monkeypatch):
+    monkeypatch.setattr(wakeups, "_SILENCE", 0.0001)
+    async with asyncio.timeout(60):
+        for number in range(300):
+            async with make_store():
+                for _ in range(number % 60):
+                    await asyncio.sleep(0)
