@@ -266,7 +266,7 @@ def program():
 
 @pytest.fixture(scope="session")
 def make_directory(tmp_path_factory):
-    """Make a directory for a server's data: in memory where that can be had, since a busy disk takes seconds to sync."""
+    """Make a directory for a server's data: in memory if that can be had, since a busy disk takes seconds to sync."""
     memory = Path("/dev/shm")
     if not os.access(memory, os.W_OK):
         yield lambda: tmp_path_factory.mktemp("redis")

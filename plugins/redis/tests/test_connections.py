@@ -184,6 +184,13 @@ async def test_the_url_sets_the_limits_in_time(server, clock, make_session):
             await redis_store(url, {}, clock).__aenter__()
 
 
+async def test_an_answer_has_a_limit_of_its_own(server, clock):
+    url = f"{server.url}?socket_timeout=0.05&socket_connect_timeout=1000"
+    async with redis_store(url, {}, clock) as store, server.frozen(), asyncio.timeout(60):
+        with pytest.raises(StoreUnavailable, match="does not answer"):
+            await store.get(KEY)
+
+
 async def test_closing_ends_what_is_under_way_with_a_server_that_does_not_answer(server, clock, make_session):
     sockets_before = psutil.Process().net_connections()
     store = redis_store(f"{server.url}?max_connections=2&socket_timeout=1000", {}, clock)
