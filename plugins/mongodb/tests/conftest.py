@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -107,12 +108,15 @@ def nx_server(tmp_path_factory, nothing_is_left_behind):
     program = shutil.which("nx-27017", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     if program is None:
         pytest.skip("did not run: the server nx-27017 is not installed; pip install nx-27017")
-    directory = tmp_path_factory.mktemp("nx")
-    (directory / "data").mkdir()
-    server = NxServer(program, directory)
-    server.start()
-    yield server
-    server.kill()
+    # In memory if that can be had: a busy disk takes seconds to sync.
+    memory = Path("/dev/shm")
+    parent = memory if os.access(memory, os.W_OK) else tmp_path_factory.mktemp("nx")
+    with tempfile.TemporaryDirectory(dir=parent, prefix="mcp-tornado-nx-") as directory:
+        (Path(directory) / "data").mkdir()
+        server = NxServer(program, Path(directory))
+        server.start()
+        yield server
+        server.kill()
 
 
 @pytest.fixture

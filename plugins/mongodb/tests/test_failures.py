@@ -106,7 +106,8 @@ async def test_a_call_that_the_driver_never_ends_is_ended_when_the_store_is_clos
         await asyncio.Event().wait()
 
     async with asyncio.timeout(PATIENCE):
-        async with mongodb_store(f"{nx_url}?timeoutMS=200", {}, clock) as store:
+        async with mongodb_store(nx_url, {}, clock) as store:
+            monkeypatch.setattr(store, "_limit", 0.2)
             monkeypatch.setattr(AsyncCollection, "find_one", find_one)
             with pytest.raises(StoreUnavailable):
                 await store.get(KEY)
