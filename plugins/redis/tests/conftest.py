@@ -135,7 +135,8 @@ class TLSRedisServer(RedisServer):
 
     @property
     def url(self):
-        return f"rediss://localhost:{self.port}?ssl_ca_certs={self._authority}"
+        # On a busy machine a handshake now and then takes longer than the store would wait by itself.
+        return f"rediss://localhost:{self.port}?ssl_ca_certs={self._authority}&socket_connect_timeout=8"
 
     def _listening(self):
         return ("--port", "0", "--tls-port", str(self.port))
