@@ -44,7 +44,7 @@ class JsonFileStore(stores.SessionStore, stores.EventLog):
     def locked(self, work):
         """Do some work with what the file holds, and write what that has changed; nothing if it fails."""
         try:
-            with FileLock(self._path.with_suffix(".lock"), timeout=4.0):  # seconds: the server gives up after 5
+            with FileLock(self._path.with_suffix(".lock")).acquire(timeout=4.0, poll_interval=0.001):  # seconds
                 before = self._path.read_bytes() if self._path.exists() else b"{}"
                 data = {"sessions": {}, "logs": {}, "leases": {}, **stores.decode_stored(before)}
                 result = work(data)
