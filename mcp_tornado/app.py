@@ -47,8 +47,6 @@ class MCPApplication(Application):
     ) -> None:
         metrics = Metrics(version("mcp-tornado"))
         sessions = settings.sessions
-        self.shared: Final = type(store).shared
-        """Whether other processes on the same store see the same sessions."""
         self._store = store
         self._manager = SessionManager(
             store,
@@ -140,10 +138,7 @@ def create_app(
 def app_from_settings(server: object, settings: Settings, handlers: Sequence[HandlerRule] = ()) -> MCPApplication:
     """Return the application of a server object and settings that are checked already; see `create_app`."""
     hosted = host(server)
-    options = {**settings.sessions.store_options, "events": asdict(settings.events)}
-    for key in ("stream_after_seconds", "retry_milliseconds"):
-        del options["events"][key]
-    store = open_store(settings.sessions.store, options, system_clock)
+    store = store_from_settings(settings)
     if isinstance(store, EventLog):
         return MCPApplication(hosted, store, store, settings, handlers)
     _log.warning(
@@ -151,8 +146,20 @@ def app_from_settings(server: object, settings: Settings, handlers: Sequence[Han
         store=type(store).__name__,
         hint="this store keeps no events: they are kept in the memory of this process and end with it",
     )
-    local = WithLocalEvents(store, system_clock, event_bounds(options))
+    local = WithLocalEvents(store, system_clock, event_bounds(_store_options(settings)))
     return MCPApplication(hosted, local, local, settings, handlers)
+
+
+def store_from_settings(settings: Settings) -> SessionStore:
+    """Return the store that settings name, not yet entered; see `open_store`."""
+    return open_store(settings.sessions.store, _store_options(settings), system_clock)
+
+
+def _store_options(settings: Settings) -> dict[str, Any]:
+    bounds = asdict(settings.events)
+    for key in ("stream_after_seconds", "retry_milliseconds"):
+        del bounds[key]
+    return {**settings.sessions.store_options, "events": bounds}
 
 
 def _log_request(handler: RequestHandler) -> None:

@@ -13,13 +13,17 @@ from typing import Any, Final
 import click
 
 from mcp_tornado import log
-from mcp_tornado.config import ConfigError, LoadedSettings, describe, load_settings
+from mcp_tornado.config import ConfigError, LoadedSettings, Settings, describe, load_settings
 from mcp_tornado.kernel import NotServable
 from mcp_tornado.server import serve as serve_forever
+from mcp_tornado.server import start_workers
 from mcp_tornado.sessions import StoreError
 from mcp_tornado.stores.plugins import StorePluginError, installed_stores
+from mcp_tornado.supervisor import WorkersFailed
 
 _INTERRUPTED: Final = 130
+_REFUSALS: Final = (ConfigError, NotServable, StorePluginError, StoreError)
+"""Why a server cannot be served, in words for an operator."""
 
 
 def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -60,14 +64,32 @@ def serve(
     settings = loaded.settings
     log.configure(settings.log.level, settings.log.format)
     try:
-        asyncio.run(serve_forever(find_server(settings.app), settings))
-    except (ConfigError, NotServable, StorePluginError, StoreError) as error:
+        if settings.server.workers == 1:
+            asyncio.run(serve_forever(find_server(settings.app), settings))
+        else:
+            _serve_in_workers(settings)
+    except (*_REFUSALS, WorkersFailed) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         raise click.exceptions.Exit(_INTERRUPTED) from None  # Ctrl-C before there was anything to stop gracefully
     except OSError as error:
         where = f"{settings.server.host}:{settings.server.port}"
         raise click.ClickException(f"cannot listen on {where}: {error.strerror or error}") from error
+
+
+def _serve_in_workers(settings: Settings) -> None:
+    worker = start_workers(settings)
+    if worker is None:
+        return
+    # This is a worker. It leaves it to the supervisor to say what is wrong: once, and not once for each.
+    try:
+        asyncio.run(serve_forever(find_server(settings.app), settings, worker))
+    except _REFUSALS as error:
+        worker.tell_failure(str(error))
+        raise click.exceptions.Exit(1) from error
+    except OSError as error:
+        worker.tell_failure(f"{type(error).__name__}: {error}")
+        raise click.exceptions.Exit(1) from error
 
 
 @main.command()

@@ -13,10 +13,13 @@ from typing import Final
 
 from tornado.netutil import bind_sockets
 
-from mcp_tornado.app import MCPApplication, app_from_settings
+from mcp_tornado.app import MCPApplication, app_from_settings, store_from_settings
 from mcp_tornado.config import ConfigError, Settings
 from mcp_tornado.httpserver import Server
 from mcp_tornado.log import get_logger
+from mcp_tornado.sessions import EventLog
+from mcp_tornado.stores.plugins import scheme_of
+from mcp_tornado.supervisor import Worker, supervise
 
 _log = get_logger(__name__)
 
@@ -27,43 +30,60 @@ _GC_THRESHOLD: Final = 10_000
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
-def check_workers(settings: Settings, *, shared: bool) -> None:
-    """Refuse more workers than can be served.
-
-    Args:
-        settings: The settings.
-        shared: Whether processes can share the store.
+def start_workers(settings: Settings) -> Worker | None:
+    """Listen, and fork so many workers as the settings say; see `supervise` for what it returns, and where.
 
     Raises:
-        ConfigError: `server.workers` is more than 1.
+        ConfigError: Several workers cannot be served.
+        StorePluginError: The store cannot be made.
+        WorkersFailed: A worker cannot serve.
+        OSError: The address cannot be listened on.
     """
-    if settings.server.workers > 1:
-        scheme = settings.sessions.store.partition("://")[0]
-        reason = (
-            "that is not there yet"
-            if shared
-            else f"they need a store that processes can share, and {scheme}:// keeps the sessions in one process"
-        )
-        raise ConfigError(f"server.workers: {settings.server.workers} workers cannot be served: {reason}; use 1")
+    _check_workers(settings)
+    sockets = bind_sockets(settings.server.port, settings.server.host)
+    return supervise(sockets, settings.server.workers, settings.server.shutdown_grace_seconds)
 
 
-async def serve(server: object, settings: Settings) -> None:
+def _check_workers(settings: Settings) -> None:
+    store = store_from_settings(settings)
+    scheme = scheme_of(settings.sessions.store)
+    if not type(store).shared:
+        reason = f"they need a store that processes can share, and {scheme}:// keeps the sessions in one process"
+    elif not isinstance(store, EventLog):
+        reason = f"they need a store that keeps events too, and {scheme}:// keeps sessions alone"
+    elif not hasattr(os, "fork"):
+        reason = "this system cannot fork processes"
+    else:
+        return
+    raise ConfigError(f"server.workers: {settings.server.workers} workers cannot be served: {reason}; use 1")
+
+
+async def serve(server: object, settings: Settings, worker: Worker | None = None) -> None:
     """Serve a server object until SIGTERM or SIGINT, then drain and return; a second signal ends the process.
+
+    Args:
+        server: An SDK `MCPServer`, or a low-level `Server`.
+        settings: The settings.
+        worker: What this process is where it is one of several; its supervisor tells it when to stop. `/metrics` and
+            `/readyz` answer for the process that gets the request, not for all.
 
     Raises:
         ConfigError, NotServable, StorePluginError: It cannot be served; see `create_app`.
         OSError: The address cannot be listened on.
     """
     app = app_from_settings(server, settings)
-    check_workers(settings, shared=app.shared)
-    stop = _stop_on_signals()
-    sockets = bind_sockets(settings.server.port, settings.server.host)
+    stop = _stop_on_signals() if worker is None else worker.stop_event()
+    sockets = bind_sockets(settings.server.port, settings.server.host) if worker is None else worker.sockets
     async with app.lifespan():
         http = Server(app, xheaders=settings.server.xheaders)
         await http.listen(sockets)
         _settle_memory()
         _log.info("server.started", version=version("mcp-tornado"), pid=os.getpid(), url=_url(settings, sockets[0]))
+        if worker is not None:
+            worker.tell_serving()
         await stop.wait()
+        if worker is not None and worker.orphaned:
+            http.stop()  # a new supervisor needs the address
         await _drain(app, http, settings.server.shutdown_grace_seconds)
     _log.info("server.stopped")
     _exit_despite_threads()

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import itertools
-import secrets
 import time
 from collections.abc import Awaitable, Sequence
 from contextlib import aclosing
@@ -48,7 +47,6 @@ _CORS_HEADERS: Final = (
 _CORS_PREFIX: Final = "mcp-param-"
 _CORS_MAX_AGE: Final = "600"
 
-_PROCESS: Final = secrets.token_hex(3)
 _NUMBERS: Final = itertools.count(1)
 """Requests are numbered, with the process before the number: unique enough to find one in the logs."""
 
@@ -116,7 +114,8 @@ class BaseHandler(SessionValidationMixin):
 
     async def prepare(self) -> None:
         """Check Host, Origin, size and session, in this order."""
-        structlog.contextvars.bind_contextvars(request_id=f"{_PROCESS}-{next(_NUMBERS)}", client=self.request.remote_ip)
+        request_id = f"{self.services.process}-{next(_NUMBERS)}"
+        structlog.contextvars.bind_contextvars(request_id=request_id, client=self.request.remote_ip)
         self.services.active.enter(self)
         self._check_size()
         try:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from tornado.web import RequestHandler
@@ -57,3 +58,5 @@ class Services:
     hosts: HostGuard
     origins: OriginGuard
     active: ActiveRequests
+    process: str = field(default_factory=lambda: secrets.token_hex(3))
+    """Tells the requests of this process from those of others, in the logs."""
