@@ -1,5 +1,6 @@
 """MCP servers whose sessions survive: the Model Context Protocol on Tornado, with sessions kept as data."""
 
+from mcp_tornado import state
 from mcp_tornado.app import MCPApplication, create_app
 from mcp_tornado.config import ConfigError
 from mcp_tornado.kernel import NotServable
@@ -13,4 +14,5 @@ __all__ = [
     "SessionValidationMixin",
     "StorePluginError",
     "create_app",
+    "state",
 ]

@@ -12,6 +12,8 @@ from mcp.server.mcpserver import MCPServer
 from opentelemetry.trace import ProxyTracerProvider, get_tracer_provider
 from starlette.routing import Route
 
+from mcp_tornado.kernel.fastmcp_servers import custom_routes, is_fastmcp, low_level_server
+
 _TRACING: Final = "OpenTelemetryMiddleware"
 
 
@@ -21,15 +23,15 @@ class NotServable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class HostedServer:
-    """A server object of the SDK's, ready to be served."""
+    """A server object, ready to be served."""
 
     server: Server[Any]
     unserved_routes: tuple[str, ...] = ()
-    """Paths of custom Starlette routes: they belong to the SDK's HTTP app, which is not run."""
+    """Paths of custom Starlette routes: they belong to the server's own HTTP app, which is not run."""
 
 
 def host(candidate: object) -> HostedServer:
-    """Return the low-level server of an SDK `MCPServer`, or a low-level `Server` itself.
+    """Return the low-level server of an SDK `MCPServer` or of a FastMCP server, or a low-level `Server` itself.
 
     Raises:
         NotServable: The object is something else, or asks for authentication, which is not served yet: it must
@@ -40,19 +42,26 @@ def host(candidate: object) -> HostedServer:
     if isinstance(candidate, MCPServer):
         server = cast(MCPServer[Any], candidate)
         if server.settings.auth is not None:
-            raise NotServable(
-                f"the server {server.name!r} asks for authentication (auth, token_verifier), which mcp-tornado "
-                "does not have yet; it is not served rather than served open. Remove auth from the server, or "
-                "authenticate in front of it"
-            )
+            raise _asks_for_authentication(server.name)
         # The documented way to the low-level server: build the HTTP app, ask its session manager.
         app = server.streamable_http_app()
         endpoint = "/mcp"
         unserved = tuple(route.path for route in app.routes if isinstance(route, Route) and route.path != endpoint)
         return HostedServer(server.session_manager.app, unserved)
+    if is_fastmcp(candidate):
+        if candidate.auth is not None:
+            raise _asks_for_authentication(candidate.name)
+        return HostedServer(low_level_server(candidate), custom_routes(candidate))
     raise NotServable(
         f"a {type(candidate).__module__}.{type(candidate).__qualname__} cannot be served: give an MCPServer or a "
-        "low-level Server of the official SDK (mcp 2.3 or newer)"
+        "low-level Server of the official SDK (mcp 2.3 or newer), or a FastMCP server (fastmcp 4.1 or newer)"
+    )
+
+
+def _asks_for_authentication(name: str) -> NotServable:
+    return NotServable(
+        f"the server {name!r} asks for authentication (auth, token_verifier), which mcp-tornado does not have yet; "
+        "it is not served rather than served open. Remove auth from the server, or authenticate in front of it"
     )
 
 

@@ -20,7 +20,7 @@ from mcp_tornado.sessions.errors import (
 )
 from mcp_tornado.sessions.guard import StoreGuard
 from mcp_tornado.sessions.ids import is_well_formed, new_session_id, session_key, short_key
-from mcp_tornado.sessions.model import ClientInfo, Session
+from mcp_tornado.sessions.model import HANDLE_VERSION, ClientInfo, Session
 from mcp_tornado.sessions.store import Clock, SessionStore
 
 _log = get_logger(__name__)
@@ -113,6 +113,7 @@ class SessionManager:
             _log.info(
                 "session.created",
                 session=short_key(session.key),
+                kind="state" if session.is_handle else "session",
                 protocol_version=protocol_version,
                 client_name=client.name,
                 client_version=client.version,
@@ -121,15 +122,40 @@ class SessionManager:
             return session_id, session
         raise SessionError(ErrorCode.SESSION_CREATION_FAILED)
 
+    async def create_handle(self, *, client: ClientInfo, principal: str | None = None) -> tuple[str, Session]:
+        """Make a state handle: like a session in all but that no client can use it as one.
+
+        Returns:
+            The handle, which is nowhere else, and its record.
+
+        Raises:
+            SessionError: See `create`.
+        """
+        return await self.create(
+            client=client, protocol_version=HANDLE_VERSION, client_params={}, principal=principal, initialized=True
+        )
+
+    async def open_handle(self, handle: str, *, principal: str | None = None) -> Session:
+        """Return the live record of a state handle, and keep it alive as `refresh` does.
+
+        Raises:
+            SessionError: `SESSION_ID_MALFORMED`, `SESSION_NOT_FOUND` (also where it is another principal's, or
+                the id of a session), `SESSION_EXPIRED`, `STORE_UNAVAILABLE`.
+        """
+        session = await self._look_up(handle, principal, is_handle=True)
+        if not await self.refresh(session):
+            raise SessionError(ErrorCode.SESSION_NOT_FOUND, reason="ended")
+        return session
+
     async def validate(self, session_id: str, *, principal: str | None = None) -> Session:
         """Return the live session of an id, with one read of the store.
 
         Raises:
             SessionError: `SESSION_ID_MALFORMED`, `SESSION_NOT_FOUND` (also where the session is another
-                principal's), `SESSION_EXPIRED`, `STORE_UNAVAILABLE`.
+                principal's, or the id is a state handle), `SESSION_EXPIRED`, `STORE_UNAVAILABLE`.
         """
         try:
-            session = await self._look_up(session_id, principal)
+            session = await self._look_up(session_id, principal, is_handle=False)
         except SessionError as error:
             # That a session is somebody else's stands in the log only.
             outcome = "unknown" if error.code is ErrorCode.SESSION_NOT_FOUND else error.reason
@@ -138,13 +164,15 @@ class SessionManager:
         self._metrics.validation_ok.inc()
         return session
 
-    async def _look_up(self, session_id: str, principal: str | None) -> Session:
+    async def _look_up(self, session_id: str, principal: str | None, *, is_handle: bool) -> Session:
         if not is_well_formed(session_id):
             raise SessionError(ErrorCode.SESSION_ID_MALFORMED, reason="malformed")
         key = session_key(session_id)
         session = await self._guard.run("get", self._store.get(key))
         if session is None:
             raise SessionError(ErrorCode.SESSION_NOT_FOUND, reason="unknown")
+        if session.is_handle is not is_handle:
+            raise SessionError(ErrorCode.SESSION_NOT_FOUND, reason="other_kind")
         if session.principal != principal:
             raise SessionError(ErrorCode.SESSION_NOT_FOUND, reason="other_principal")
         if session.expires_at <= self._clock():

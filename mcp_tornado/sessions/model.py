@@ -10,6 +10,9 @@ from typing import Any, Final
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
+HANDLE_VERSION: Final = "2026-07-28"
+"""The `protocol_version` in the record of a state handle: a revision of MCP that has no sessions."""
+
 
 def to_microseconds(moment: datetime) -> int:
     """Return an aware datetime as whole microseconds since the epoch."""
@@ -83,6 +86,11 @@ class Session:
     """Counts the updates; a touch does not count."""
     unknown: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Fields that a newer version wrote and this one does not know."""
+
+    @property
+    def is_handle(self) -> bool:
+        """Whether this is what a state handle stands for (see `mcp_tornado.state`), and no client's session."""
+        return self.protocol_version == HANDLE_VERSION
 
     def to_dict(self) -> dict[str, Any]:
         """Return the session as JSON types; times are whole microseconds since the epoch."""

@@ -1,0 +1,72 @@
+"""What a running handler belongs to: its session, or none, and the sessions of the application that runs it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Final
+
+from mcp_tornado.kernel.inbound import InboundRequest
+from mcp_tornado.sessions import ClientInfo, Session, SessionManager
+
+
+@dataclass(slots=True, eq=False)
+class Ambient:
+    """What one message's handler belongs to."""
+
+    manager: SessionManager
+    loop: asyncio.AbstractEventLoop
+    """The event loop that the handler's message came in on."""
+    session: Session | None
+    """The session as the handler knows it by now, `None` for a message that stands alone."""
+    inbound: InboundRequest | None
+    """The HTTP request of a message that stands alone."""
+
+    @property
+    def principal(self) -> str | None:
+        """Who authenticated; `None` where nobody did."""
+        return self.session.principal if self.session is not None else None
+
+    def client(self) -> ClientInfo:
+        """Return what is known of the client."""
+        if self.session is not None:
+            return self.session.client
+        if self.inbound is None:
+            return ClientInfo()
+        return ClientInfo(remote_addr=self.inbound.remote_addr, user_agent=dict(self.inbound.headers).get("user-agent"))
+
+
+_current: Final[ContextVar[Ambient | None]] = ContextVar("mcp_tornado_ambient", default=None)
+
+
+def current() -> Ambient | None:
+    """Return what the running handler belongs to, `None` outside of any handler.
+
+    Tasks and threads that a handler starts belong to the same, as far as they get a copy of its context.
+    """
+    return _current.get()
+
+
+def in_session(manager: SessionManager, session: Session) -> AbstractContextManager[None]:
+    """Surround what handles a message of a session, or what creates the task that does.
+
+    A task gets a copy of the context in which it is created.
+    """
+    return _entered(Ambient(manager, asyncio.get_running_loop(), session, None))
+
+
+def without_session(manager: SessionManager, inbound: InboundRequest) -> AbstractContextManager[None]:
+    """Surround what handles a message that stands alone; see `in_session`."""
+    return _entered(Ambient(manager, asyncio.get_running_loop(), None, inbound))
+
+
+@contextmanager
+def _entered(ambient: Ambient) -> Generator[None]:
+    token = _current.set(ambient)
+    try:
+        yield
+    finally:
+        _current.reset(token)
