@@ -9,7 +9,7 @@ EDITABLE := --editable . $(PLUGINS:%=--editable %)
 PLUGIN_GROUPS := $(PLUGINS:%=--group %/pyproject.toml:test)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve servers test check bench lowest format clean
+.PHONY: help serve servers test chaos check bench lowest format clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ servers:
 
 test: servers $(VENV)/.test  ## Install what tests need, servers included, and run them
 	$(BIN)/python -m pytest
+
+chaos: servers $(VENV)/.test  ## Kill, stop and drain processes under load, and count what is lost
+	$(BIN)/python -m tests.chaos $(CHAOS)
 
 check: $(VENV)/.dev  ## Format, lint, types, layers
 	$(BIN)/ruff format --check .

@@ -1,0 +1,140 @@
+"""What is looked up when everything has quieted, through the proxy like all else: the records judge it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, suppress
+from typing import Any, Final
+
+import httpx2
+import orjson
+
+from mcp_tornado.kernel.streams import STANDALONE
+from mcp_tornado.sessions import EventId
+from tests.chaos.clients import ACCEPT, RETRY_SECONDS, SharedTransport, World
+from tests.chaos.ledger import SessionRecords, sessions_in, stream_of
+from tests.chaos.marks import Mark
+from tests.chaos.proxy import REPLAY_HEADER
+from tests.chaos.records import Exchange, Message, is_response
+
+ANSWER_LIMIT: Final = 25.0
+"""Seconds within which whoever comes back for an answer gets one: the documented 10, and time for a busy machine."""
+_AT_ONCE: Final = 8
+_REPLAY: Final = {REPLAY_HEADER: "1"}
+
+_calls: Final = itertools.count(1)
+
+
+async def audit(world: World, records: Sequence[Exchange]) -> None:
+    """Look up every session that nobody ended: its record, its state, its events, its open answers."""
+    places = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(session: SessionRecords) -> None:
+        transport, headers = SharedTransport(world.http), {"Mcp-Session-Id": session.id, **ACCEPT}
+        async with places, httpx2.AsyncClient(transport=transport, timeout=60, headers=headers) as http:
+            await _Auditor(world.url, http, session).run()
+
+    async with asyncio.TaskGroup() as tasks:
+        for session in sessions_in(list(records)):
+            if not session.deletions:
+                tasks.create_task(one(session))
+
+
+class _Auditor:
+    """Looks up one session; what was recorded of it before tells what to look for."""
+
+    def __init__(self, url: str, http: httpx2.AsyncClient, session: SessionRecords) -> None:
+        self._url = url
+        self._http = http
+        self._session = session
+
+    async def run(self) -> None:
+        response = await self._insist("GET", "/session")
+        if response is None or response.status_code != 200:
+            return
+        with suppress(TimeoutError):
+            await self._receive_everything()
+        for call in self._session.calls:
+            if call.path == "/mcp" and call.streamed:
+                await self._look_up_call(call)
+        if any(call.tool == "remember" for call in self._session.calls):
+            owner, call_id = self._session.owner or "", f"{next(_calls):08x}"
+            arguments = {"mark": str(Mark(owner, call_id))}
+            params = {"name": "recall", "arguments": arguments}
+            await self._insist("POST", "", {"jsonrpc": "2.0", "id": call_id, "method": "tools/call", "params": params})
+
+    async def _look_up_call(self, call: Exchange) -> None:
+        """Come back for a call that has no answer yet, and read again a stream that was read in parts."""
+        ids = [event.id for event in call.events if event.id is not None]
+        if not ids:
+            return
+        parts = [each for each in self._session.exchanges if stream_of(each) == stream_of(call)]
+        if not self._session.answers(call):
+            newest = max(event.id for each in parts for event in each.events if event.id is not None)
+            await self._read_until(newest, lambda _, message: is_response(message), replay=False)
+        if len(parts) > 1:
+            await self._read_until(ids[0], lambda _, message: is_response(message), replay=True)
+
+    async def _receive_everything(self) -> None:
+        """Read all that `/mcp/receive` has, until every request that was accepted is answered."""
+        open_calls = {call.rpc_id for call in self._session.calls if call.path == "/mcp/send" and call.status == 202}
+        after: str | None = None
+        said: list[str] = []
+        async with asyncio.timeout(ANSWER_LIMIT):
+            while True:
+                query = f"?wait={2 if open_calls else 0}" + (f"&after={after}" if after is not None else "")
+                response = await self._insist("GET", f"/receive{query}", replay=True)
+                if response is None or response.status_code != 200:
+                    return
+                events: list[dict[str, Any]] = response.json()["events"]
+                open_calls -= {event["message"].get("id") for event in events if is_response(event["message"])}
+                said += [event["id"] for event in events if _is_standalone(event["id"])]
+                after = response.json()["after"]
+                if not events and not open_calls:
+                    break
+        if len(said) > 1:
+            await self._read_until(said[0], lambda event_id, _: event_id == said[-1], replay=True)
+
+    async def _read_until(self, after: str, is_last: Any, *, replay: bool) -> None:
+        """Read a stream after an event until the last one has come; a stream that ends before is read on."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ANSWER_LIMIT):
+                while True:
+                    async with aclosing(self._events(after, replay)) as events:
+                        async for event_id, message in events:
+                            after = event_id or after
+                            if is_last(event_id, message):
+                                return
+                    await asyncio.sleep(RETRY_SECONDS)
+
+    async def _events(self, after: str, replay: bool) -> AsyncGenerator[tuple[str | None, Message | None]]:
+        headers = {"Last-Event-ID": after, **(_REPLAY if replay else {})}
+        with suppress(httpx2.TransportError):
+            async with self._http.stream("GET", self._url, headers=headers) as response:
+                if response.status_code == 200:
+                    async for event in httpx2.EventSource(response):
+                        yield event.id or None, orjson.loads(event.data) if event.data else None
+
+    async def _insist(
+        self, method: str, path: str, body: Any = None, *, replay: bool = False
+    ) -> httpx2.Response | None:
+        """Send something until there is an answer other than 503; `None` where none came in time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ANSWER_LIMIT):
+                while True:
+                    with suppress(httpx2.TransportError):
+                        headers = {**ACCEPT, **(_REPLAY if replay else {})}
+                        if path.startswith("/receive"):
+                            headers["Accept"] = "application/json"
+                        response = await self._http.request(method, self._url + path, json=body, headers=headers)
+                        if response.status_code != 503:
+                            return response
+                    await asyncio.sleep(RETRY_SECONDS)
+        return None
+
+
+def _is_standalone(event_id: str) -> bool:
+    parsed = EventId.parse(event_id)
+    return parsed is not None and parsed.stream == STANDALONE
