@@ -175,6 +175,7 @@ class Call:
         self._task: asyncio.Task[None] | None = None
         self._settled = False
         self._settling: asyncio.Task[None] | None = None
+        self._answered = asyncio.Event()
 
     def start(
         self, on_request: OnRequest, succeeded: Callable[[], Awaitable[None]] | None = None
@@ -228,8 +229,10 @@ class Call:
         self._end(lost(self.request.id, code))
 
     def _end(self, outcome: Outcome) -> None:
+        if self._settled:
+            return  # what is on its way is not interrupted
         # The answer does not wait for the handler: a plain function in a thread cannot be interrupted.
-        if self._settling is None and not self._settled:
+        if self._settling is None:
             self._settling = self._spawn(self._settle(outcome))
         if self._task is not None:
             self._task.cancel()
@@ -239,9 +242,12 @@ class Call:
             return
         self._settled = True
         self._context.close()
-        await self.stream.settle(outcome)
+        try:
+            await self.stream.settle(outcome)
+        finally:
+            self._answered.set()
 
     async def settled(self) -> None:
-        """Wait for an answer that `cancel` or `abort` has begun to give."""
-        if self._settling is not None:
-            await self._settling
+        """Wait until an answer that was begun to be given is given."""
+        if self._settled or self._settling is not None:
+            await self._answered.wait()

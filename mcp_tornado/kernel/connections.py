@@ -18,6 +18,7 @@ from mcp_types import InitializeRequestParams
 from starlette.requests import Request as StarletteRequest
 
 from mcp_tornado.kernel import messages
+from mcp_tornado.kernel.appending import PatientLog
 from mcp_tornado.kernel.calls import CallContext
 from mcp_tornado.kernel.outgoing import OutgoingRequests
 from mcp_tornado.kernel.streams import STANDALONE
@@ -31,6 +32,11 @@ MAX_CONNECTIONS: Final = 4096
 """How many idle connections are kept at the most."""
 IDLE_SECONDS: Final = 300.0
 """How long an idle connection is kept."""
+
+_SUBSCRIBE: Final = "resources/subscribe"
+_UNSUBSCRIBE: Final = "resources/unsubscribe"
+_STORE_PATIENCE: Final = 10.0
+"""Seconds for which what the server says unasked waits for a store that is away."""
 
 
 class SessionConnection:
@@ -99,10 +105,10 @@ class SessionConnection:
 
         Handlers of what is repeated are shown the request that is at hand: the ones that it came with are gone.
         """
-        if session.revision == self._revision:
+        if not self.is_behind(session):
             return
         async with self._lock:
-            if session.revision <= self._revision:
+            if not self.is_behind(session):
                 return
             connection = self.connection
             self._key = connection.session_id = session.key
@@ -121,10 +127,28 @@ class SessionConnection:
         if session.revision == self._revision + 1:
             self._journal, self._revision = session.journal, session.revision
 
+    def is_behind(self, session: Session) -> bool:
+        """Say whether the session has changed since this connection was brought up to date."""
+        return session.revision > self._revision
+
+    def was_renegotiated(self, session: Session) -> bool:
+        """Say whether the client has shaken hands anew since this connection was brought up to date."""
+        connection = self.connection
+        return (
+            (connection.initialized.is_set() and not session.initialized)
+            or connection.protocol_version != session.protocol_version
+            or connection.client_params != InitializeRequestParams.model_validate(session.client_params, by_name=False)
+        )
+
     async def _replay(self, journal: Journal, shown: StarletteRequest) -> None:
-        for entry in journal:
-            if entry in self._journal:
-                continue
+        """Repeat what the journal has and we have not, and take back what we have and it has not."""
+        subscribed = {entry["params"].get("uri") for entry in journal if entry["method"] == _SUBSCRIBE}
+        ended: list[Mapping[str, Any]] = [
+            {"method": _UNSUBSCRIBE, "params": {"uri": entry["params"].get("uri")}}
+            for entry in self._journal
+            if entry["method"] == _SUBSCRIBE and entry["params"].get("uri") not in subscribed
+        ]
+        for entry in [*ended, *(entry for entry in journal if entry not in self._journal)]:
             context = CallContext(self._key, None, None, shown, self._outgoing)
             try:
                 await self.on_request(context, entry["method"], entry["params"])
@@ -150,7 +174,7 @@ class SessionConnection:
             _log.debug("message.dropped", session=short_key(self._key), method=method)
 
     async def _emit(self, message: dict[str, Any]) -> None:
-        await self._log.append(self._key, STANDALONE, message)
+        await PatientLog(self._log, self._key, STANDALONE).append(message, seconds=_STORE_PATIENCE)
 
 
 class _Started:
@@ -182,6 +206,10 @@ class ConnectionPool:
         """Return the session's connection, up to date with the record given; see `SessionConnection.catch_up`."""
         key = session.key
         connection = self._connections.get(key)
+        if connection is not None and connection.is_behind(session) and connection.was_renegotiated(session):
+            # What the server kept on it was said in another session, so to speak.
+            self.drop(key)
+            connection = None
         if connection is None:
             connection = await self._open(session)
         else:

@@ -11,17 +11,22 @@ from typing import Any, Final
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, is_version_at_least
 from starlette.requests import Request as StarletteRequest
 
-from mcp_tornado.kernel import messages
+from mcp_tornado.kernel import ambient, messages
 from mcp_tornado.kernel.calls import Call, CallContext
 from mcp_tornado.kernel.connections import ConnectionPool, SessionConnection
 from mcp_tornado.kernel.handshake import Handshake, Initialized
 from mcp_tornado.kernel.hosting import HostedServer, without_idle_tracing
 from mcp_tornado.kernel.inbound import InboundRequest
+from mcp_tornado.kernel.mail import Mail
 from mcp_tornado.kernel.messages import JSONObject, Message, Notification, Reply, Request, RequestId
+from mcp_tornado.kernel.orphans import Orphans
 from mcp_tornado.kernel.outgoing import OutgoingRequests
 from mcp_tornado.kernel.patience import Patience
+from mcp_tornado.kernel.processes import PULSE, Processes, Pulse
 from mcp_tornado.kernel.readers import Readers
 from mcp_tornado.kernel.responses import Answer, ResponseStream, SessionExchange
+from mcp_tornado.kernel.routing import Routing
+from mcp_tornado.kernel.standalone import StandaloneStreams
 from mcp_tornado.kernel.stateless import LISTEN, Handle, StandaloneExchange, StatelessEra
 from mcp_tornado.kernel.streams import (
     BACKGROUND,
@@ -57,6 +62,8 @@ _UNNEGOTIATED_VERSION: Final = "2025-03-26"
 """What a request without `MCP-Protocol-Version` and without a session speaks (MCP 2025-06-18, basic/transports)."""
 
 _RECEIVE_LIMIT: Final = 100
+_TELLING_SECONDS: Final = 5.0
+"""How long an end waits until the clients of what still ran are told: the store may be away."""
 
 
 class Kernel:
@@ -70,6 +77,7 @@ class Kernel:
         stream_after: Seconds after which a POST that emitted nothing becomes a stream.
         json_responses: Whether a POST on `/mcp` never becomes a stream.
         issue_sessions: Whether `initialize` makes a session.
+        pulse: How often this process says that it lives.
     """
 
     def __init__(
@@ -82,6 +90,7 @@ class Kernel:
         stream_after: float,
         json_responses: bool,
         issue_sessions: bool,
+        pulse: Pulse = PULSE,
     ) -> None:
         self._server = hosted.server
         self._manager = manager
@@ -89,9 +98,14 @@ class Kernel:
         self._metrics = metrics
         self._patience = None if json_responses else Patience(stream_after)
         self._issue_sessions = issue_sessions
-        self._outgoing = OutgoingRequests()
+        self._processes = Processes(log, manager, pulse, self._revived)
+        process = self._processes.name
+        self._mail = Mail(log, self._processes)
+        self._outgoing = OutgoingRequests(process)
         self._calls: dict[str, list[Call]] = {}
-        self._readers = Readers(log, self._lives)
+        self._readers = Readers(log, self._lives, Orphans(log, self._processes), process)
+        self._standalone = StandaloneStreams(log, self._processes, self._mail, self._readers)
+        self._routing = Routing(self._mail, self._outgoing, self._cancel, self._forget_soon, self._spawn)
         self._exchanges: set[StandaloneExchange] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._draining = False
@@ -106,7 +120,11 @@ class Kernel:
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
-        """Enter the server's lifespan and keep busy sessions alive; on leaving, end whatever still runs."""
+        """Enter the server's lifespan and join the other processes; on leaving, end whatever still runs.
+
+        Raises:
+            SessionError: `STORE_UNAVAILABLE`.
+        """
         async with AsyncExitStack() as stack:
             lifespan_state = await stack.enter_async_context(self._server.lifespan(self._server))
             # After the lifespan: it may be what sets tracing up.
@@ -115,13 +133,18 @@ class Kernel:
             self._pool = ConnectionPool(connect, self._calls.__contains__)
             self._handshake = Handshake(self._manager, self._pool, self._outgoing, issue_sessions=self._issue_sessions)
             self._stateless = StatelessEra(self._server, lifespan_state)
-            keeper = asyncio.create_task(self._keep_alive())
+            await self._processes.join()
+            await self._mail.start()
+            keepers = [asyncio.create_task(self._keep_alive()), asyncio.create_task(self._processes.live())]
             try:
                 yield
             finally:
-                keeper.cancel()
                 await self._end()
-                await asyncio.gather(keeper, return_exceptions=True)
+                for keeper in keepers:
+                    keeper.cancel()
+                await asyncio.gather(*keepers, return_exceptions=True)
+                await self._mail.stop()
+                await self._processes.leave()
 
     # ------------------------------------------------------------------ sessions
 
@@ -146,13 +169,14 @@ class Kernel:
         return await self._handshake.create_session(value, client)
 
     async def terminate(self, session: Session) -> None:
-        """End a session: its record, its streams, its running calls.
+        """End a session everywhere: its record, its streams, its running calls.
 
         Raises:
             SessionError: `STORE_UNAVAILABLE`.
         """
         await self._manager.terminate(session.key)
         await self._forget(session.key)
+        await self._routing.session_ended(session.key)
 
     async def _forget(self, key: str) -> None:
         """End what a session that is gone still has in this process; whoever waits for a call is told first."""
@@ -163,6 +187,12 @@ class Kernel:
             await call.settled()
         self._readers.close(key)
         self._pool.drop(key)
+
+    def _forget_soon(self, key: str) -> None:
+        self._spawn(self._forget(key))
+
+    def _revived(self) -> None:
+        self._mail.rewind()
 
     # ------------------------------------------------------------------ messages of a session
 
@@ -185,7 +215,8 @@ class Kernel:
                 self._log,
                 session.key,
                 RESPONSE,
-                expected=len(requests),
+                process=self._processes.name,
+                requests=[request.id for request in requests],
                 primed=session.protocol_version in _PRIMED_VERSIONS,
                 as_list=batch,
                 may_stream=self._patience is not None,
@@ -208,22 +239,30 @@ class Kernel:
             if message.method == "initialize":
                 raise SessionError(ErrorCode.INVALID_REQUEST, "initialize is sent to the MCP endpoint itself")
             self._check_draining()
-            stream = ResponseStream(self._log, session.key, BACKGROUND)
+            # Primed, so that the call is known to all processes before it is accepted.
+            stream = ResponseStream(
+                self._log, session.key, BACKGROUND, process=self._processes.name, requests=[message.id], primed=True
+            )
             stream.abandon()
             await stream.open()
         await self._handle(session, [message], stream, inbound)
         return message.id if isinstance(message, Request) else None
 
-    def abort(self, session: Session, request_id: RequestId) -> None:
-        """Cancel a running request of a session.
+    async def abort(self, session: Session, request_id: RequestId) -> None:
+        """Cancel a running request of a session, wherever it runs; returns once its process has it.
 
         Raises:
-            SessionError: `REQUEST_NOT_FOUND`.
+            SessionError: `REQUEST_NOT_FOUND`, `STORE_UNAVAILABLE`.
         """
-        call = self._find_call(session.key, request_id)
-        if call is None:
+        if not await self._routing.abort(session.key, request_id):
             raise SessionError(ErrorCode.REQUEST_NOT_FOUND)
-        call.cancel()
+
+    def _cancel(self, key: str, request_id: RequestId) -> bool:
+        """Cancel a request that runs in this process; say whether there is one."""
+        call = self._find_call(key, request_id)
+        if call is not None:
+            call.cancel()
+        return call is not None
 
     def _parse_batch(self, session: Session, body: Sequence[Any]) -> list[Message]:
         if session.protocol_version != _BATCH_VERSION:
@@ -245,7 +284,7 @@ class Kernel:
         connection = await self._pool.get(session, shown)
         for message in parsed:
             if isinstance(message, Reply):
-                self._outgoing.resolve(session.key, message)
+                await self._routing.reply(session.key, message)
             elif isinstance(message, Notification):
                 await self._notify(session, connection, message, shown)
             elif stream is not None:
@@ -272,12 +311,13 @@ class Kernel:
         call = Call(request, context, stream, metrics=self._metrics, spawn=self._spawn)
         self._calls.setdefault(session.key, []).append(call)
         journaled = request.method in JOURNALED_METHODS
-        if journaled and not has_room(session.journal, request.method, request.params or {}):
-            task = call.refuse(_journal_full())
-        elif journaled:
-            task = call.start(connection.on_request, partial(self._journal, session.key, connection, request))
-        else:
-            task = call.start(connection.on_request)
+        with ambient.in_session(self._manager, session):
+            if journaled and not has_room(session.journal, request.method, request.params or {}):
+                task = call.refuse(_journal_full())
+            elif journaled:
+                task = call.start(connection.on_request, partial(self._journal, session.key, connection, request))
+            else:
+                task = call.start(connection.on_request)
         self._tasks.add(task)
         task.add_done_callback(partial(self._call_done, session.key, call))
 
@@ -316,42 +356,47 @@ class Kernel:
     ) -> None:
         if notification.method == "notifications/cancelled":
             request_id = (notification.params or {}).get("requestId")
-            call = self._find_call(session.key, request_id) if messages.is_request_id(request_id) else None
-            if call is not None:
-                call.cancel()
+            if messages.is_request_id(request_id):
+                await self._routing.cancel(session.key, request_id)
         elif notification.method == "notifications/progress":
-            self._spawn(self._outgoing.report_progress(session.key, notification))
+            await self._routing.progress(session.key, notification)
         elif notification.method == "notifications/initialized" and not session.initialized:
             updated = await self._manager.update(
                 session.key, lambda current: {} if current.initialized else {"initialized": True}
             )
             connection.applied(updated)
         context = CallContext(session.key, None, None, shown, self._outgoing)
-        self._spawn(_contained(connection.on_notify(context, notification.method, notification.params)))
+        with ambient.in_session(self._manager, session):
+            self._spawn(_contained(connection.on_notify(context, notification.method, notification.params)))
 
     # ------------------------------------------------------------------ streams of a session
 
-    def standalone(self, session: Session, last_event_id: str | None) -> StreamReader:
+    async def standalone(self, session: Session, last_event_id: str | None) -> StreamReader:
         """Return who reads the stream that a GET asks for: the standalone one, or the one of `last_event_id`.
 
         An id that is unknown, or another session's, reads nothing.
 
         Raises:
             SessionError: `SESSION_CONFLICT`: another GET holds the standalone stream, and this one does not
-                resume it; or the server is draining, and it is not the answer to a call that is asked for.
+                resume it; the server is draining, and it is not the answer to a call that is asked for;
+                `STORE_UNAVAILABLE`.
         """
-        if last_event_id is None:
-            self._check_draining()
-            return self._readers.standalone(session.key, None)
-        event_id = EventId.parse(last_event_id)
-        if event_id is None or not event_id.belongs_to(session.key):
-            return self._readers.nothing(session.key)
-        if event_id.stream == STANDALONE:
-            self._check_draining()
-            return self._readers.standalone(session.key, last_event_id)
-        calls = self._calls.get(session.key, ())
-        running = next((call.request.id for call in calls if call.stream.name == event_id.stream), None)
-        return self._readers.resume(session.key, event_id, running)
+        key, event_id = session.key, None
+        if last_event_id is not None:
+            event_id = EventId.parse(last_event_id)
+            if event_id is None or not event_id.belongs_to(key):
+                return self._readers.nothing(key)
+            if event_id.stream != STANDALONE:
+                runs_here = any(call.stream.name == event_id.stream for call in self._calls.get(key, ()))
+                return await self._readers.resume(key, event_id, runs_here=runs_here)
+        self._check_draining()
+        reader = self._readers.standalone(key, last_event_id)
+        try:
+            await self._standalone.take(key, over=event_id is not None)
+        except BaseException:
+            self.release(reader)
+            raise
+        return reader
 
     def receiver(self, session: Session, after: str | None) -> StreamReader:
         """Return who reads all that `/mcp/receive` shows, as a stream.
@@ -387,7 +432,8 @@ class Kernel:
 
     def release(self, reader: StreamReader) -> None:
         """Say that a reader is no longer read."""
-        self._readers.release(reader)
+        if self._readers.release(reader):
+            self._spawn(self._standalone.give_up(reader.key))
 
     # ------------------------------------------------------------------ requests that stand alone
 
@@ -415,6 +461,7 @@ class Kernel:
             return route
         return self._stand_alone(
             message,
+            inbound,
             partial(self._stateless.run, message, route, inbound.shown(None)),
             always_streams=message.method == LISTEN,
         )
@@ -441,12 +488,13 @@ class Kernel:
         self._check_draining()
         version = protocol_version if protocol_version is not None else _UNNEGOTIATED_VERSION
         return self._stand_alone(
-            message, partial(self._stateless.run_without_session, message, version, inbound.shown(None))
+            message, inbound, partial(self._stateless.run_without_session, message, version, inbound.shown(None))
         )
 
     def _stand_alone(
         self,
         request: Request,
+        inbound: InboundRequest,
         handle: Handle,
         *,
         always_streams: bool = False,
@@ -455,7 +503,9 @@ class Kernel:
             request, handle, patience=self._patience, always_streams=always_streams, metrics=self._metrics
         )
         self._exchanges.add(exchange)
-        self._spawn(exchange.run()).add_done_callback(lambda _: self._exchanges.discard(exchange))
+        with ambient.without_session(self._manager, inbound):
+            task = self._spawn(exchange.run())
+        task.add_done_callback(lambda _: self._exchanges.discard(exchange))
         return exchange
 
     # ------------------------------------------------------------------ living and ending
@@ -482,7 +532,9 @@ class Kernel:
             call.abort(ErrorCode.SERVER_DRAINING)
         for exchange in list(self._exchanges):
             exchange.abort(ErrorCode.SERVER_DRAINING)
-        await asyncio.gather(*(call.settled() for call in calls))
+        telling = [asyncio.ensure_future(call.settled()) for call in calls]
+        if telling:
+            await asyncio.wait(telling, timeout=_TELLING_SECONDS)
 
     async def _end(self) -> None:
         self._draining = True
@@ -504,6 +556,8 @@ class Kernel:
                     session = await self._manager.find(key)
                     if session is None or not await self._manager.refresh(session):
                         await self._forget(key)
+                    else:
+                        await self._standalone.renew(key)
                 except SessionError:
                     break  # the store is away: it may be back at the next turn
                 except Exception:

@@ -169,6 +169,12 @@ def notification(method: str, params: JSONObject | None) -> dict[str, Any]:
     return message
 
 
+def reply(value: Reply) -> dict[str, Any]:
+    """Return a client's reply as JSON, as it came."""
+    member = {"result": value.result} if value.error is None else {"error": value.error}
+    return {"jsonrpc": "2.0", "id": value.id, **member}
+
+
 def result(request_id: RequestId, value: JSONObject) -> dict[str, Any]:
     """Return a successful response as JSON."""
     return {"jsonrpc": "2.0", "id": request_id, "result": value}

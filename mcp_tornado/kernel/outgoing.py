@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -35,10 +34,13 @@ class OutgoingRequests:
 
     Ids are strings that name the process, so that a reply which arrives at another process can be sent on, and
     that no client can take for one of its own numbers.
+
+    Args:
+        process: The name of this process.
     """
 
-    def __init__(self) -> None:
-        self._process: Final = f"s{secrets.token_hex(5)}"
+    def __init__(self, process: str) -> None:
+        self._process: Final = process
         self._numbers = itertools.count(1)
         self._pending: dict[str, _Pending] = {}
 
@@ -76,8 +78,13 @@ class OutgoingRequests:
             raise MCPError.from_error_data(ErrorData.model_validate(reply.error))
         return dict(reply.result or {})
 
+    def process_of(self, request_id: RequestId | None) -> str | None:
+        """Return the other process that waits for the reply to a request, as its id tells; `None`: none does."""
+        process = request_id.partition(".")[0] if isinstance(request_id, str) else ""
+        return process if process and process != self._process else None
+
     def resolve(self, session_key: str, reply: Reply) -> None:
-        """Hand a client's reply to who waits for it; one that nobody waits for is dropped."""
+        """Hand a client's reply to who waits for it in this process; one that nobody waits for is dropped."""
         pending = self._find(session_key, reply.id)
         if pending is None or pending.reply.done():
             _log.debug("reply.dropped", request_id=reply.id)

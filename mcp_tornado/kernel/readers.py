@@ -5,17 +5,35 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mcp_tornado.kernel import messages
-from mcp_tornado.kernel.messages import CALL_LOST, RequestId
-from mcp_tornado.kernel.streams import STANDALONE, Alive, StreamReader, is_received
+from mcp_tornado.kernel.messages import CALL_LOST
+from mcp_tornado.kernel.orphans import Orphans
+from mcp_tornado.kernel.streams import (
+    STANDALONE,
+    Alive,
+    StreamReader,
+    is_received,
+    just_before,
+    owner_of,
+    requests_of,
+)
 from mcp_tornado.sessions import ErrorCode, EventId, EventLog, SessionError
 
 
 class Readers:
-    """Makes the readers of event logs, and remembers those in use until they are released."""
+    """Makes the readers of event logs, and remembers those in use until they are released.
 
-    def __init__(self, log: EventLog, alive: Alive) -> None:
+    Args:
+        log: The log.
+        alive: Says whether a session lives.
+        orphans: Ends streams whose process has died.
+        process: The name of this process.
+    """
+
+    def __init__(self, log: EventLog, alive: Alive, orphans: Orphans, process: str) -> None:
         self._log = log
         self._alive = alive
+        self._orphans = orphans
+        self._process = process
         self._readers: dict[str, set[StreamReader]] = {}
         self._standalone: dict[str, StreamReader] = {}
 
@@ -24,7 +42,7 @@ class Readers:
         return self._readers.keys()
 
     def standalone(self, key: str, after: str | None) -> StreamReader:
-        """Return who reads a session's standalone stream; there is one at a time.
+        """Return who reads a session's standalone stream; there is one at a time in this process.
 
         Args:
             key: The session's key.
@@ -36,41 +54,54 @@ class Readers:
         holder = self._standalone.get(key)
         if holder is not None:
             if after is None:
-                raise SessionError(
-                    ErrorCode.SESSION_CONFLICT,
-                    "Another GET holds this session's stream: resume it with its Last-Event-ID, or close it first",
-                )
+                raise standalone_conflict()
             holder.close(at_once=True)
         reader = StreamReader(self._log, key, after=after, alive=self._alive, shows=lambda stream: stream == STANDALONE)
         self._standalone[key] = reader
         return self._register(reader)
 
-    def close_standalone(self, key: str) -> None:
-        """Close the connection that reads a session's standalone stream, for the client to come back."""
+    def holds_standalone(self, key: str) -> bool:
+        """Say whether a session's standalone stream is read in this process."""
+        return key in self._standalone
+
+    def close_standalone(self, key: str, *, at_once: bool = False) -> None:
+        """Close the connection that reads a session's standalone stream; `at_once`: another one reads on already."""
         holder = self._standalone.get(key)
         if holder is not None:
-            holder.close()
+            holder.close(at_once=at_once)
 
-    def resume(self, key: str, event_id: EventId, running: RequestId | None) -> StreamReader:
+    async def resume(self, key: str, event_id: EventId, *, runs_here: bool) -> StreamReader:
         """Return who goes on reading the answers to a POST after an event.
 
         Args:
             key: The session's key.
-            event_id: The event.
-            running: The id of the request that still runs for this stream, `None` where none does.
+            event_id: The event; one that never was reads nothing.
+            runs_here: Whether a request still runs for this stream in this process.
+
+        Raises:
+            SessionError: `STORE_UNAVAILABLE`.
         """
-        name = event_id.stream
+        stream, owner = event_id.stream, owner_of(event_id.stream)
+        elsewhere = owner is not None and owner != self._process
+        finished = not runs_here
+        if elsewhere:
+            found = await self._log.read(key, just_before(str(event_id)), limit=1)
+            is_kept = bool(found) and found[0].id == str(event_id)
+            if not is_kept and (not found or _number(found[0].id) == event_id.number):
+                return self.nothing(key)
+            finished = is_kept and found[0].final
         lost = {"code": CALL_LOST, "message": "Events of this stream are no longer kept: ask again"}
         reader = StreamReader(
             self._log,
             key,
             after=str(event_id),
             alive=self._alive,
-            shows=lambda stream: stream == name,
+            shows=lambda shown: shown == stream,
             follows_one=True,
-            lost=messages.error(running, lost),
+            lost=[messages.error(request_id, lost) for request_id in requests_of(stream) or [None]],
+            tend=self._orphans.of_stream(key, stream) if elsewhere else None,
         )
-        if running is None:
+        if finished:
             # All that will ever come is in the log.
             reader.close()
         return self._register(reader)
@@ -83,17 +114,22 @@ class Readers:
 
     def receiver(self, key: str, after: str | None) -> StreamReader:
         """Return who reads all that `/mcp/receive` shows."""
-        return self._register(StreamReader(self._log, key, after=after, alive=self._alive, shows=is_received))
+        tend = self._orphans.of_background(key)
+        return self._register(
+            StreamReader(self._log, key, after=after, alive=self._alive, shows=is_received, tend=tend)
+        )
 
-    def release(self, reader: StreamReader) -> None:
-        """Forget a reader that is no longer read."""
+    def release(self, reader: StreamReader) -> bool:
+        """Forget a reader that is no longer read; say whether it held the session's standalone stream."""
         reader.close(at_once=True)
         readers = self._readers.get(reader.key, set())
         readers.discard(reader)
         if not readers:
             self._readers.pop(reader.key, None)
-        if self._standalone.get(reader.key) is reader:
+        held = self._standalone.get(reader.key) is reader
+        if held:
             del self._standalone[reader.key]
+        return held
 
     def close(self, key: str) -> None:
         """End what reads a session that is gone, after what is still in the log."""
@@ -117,3 +153,16 @@ class Readers:
     def _register(self, reader: StreamReader) -> StreamReader:
         self._readers.setdefault(reader.key, set()).add(reader)
         return reader
+
+
+def standalone_conflict() -> SessionError:
+    """Return the error for a second reader of a session's standalone stream."""
+    return SessionError(
+        ErrorCode.SESSION_CONFLICT,
+        "Another GET holds this session's stream: resume it with its Last-Event-ID, or close it first",
+    )
+
+
+def _number(event_id: str) -> int:
+    parsed = EventId.parse(event_id)
+    return parsed.number if parsed is not None else 0

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 from mcp_tornado.kernel import messages
+from mcp_tornado.kernel.appending import PatientLog
+from mcp_tornado.kernel.messages import RequestId
 from mcp_tornado.kernel.patience import Patience
 from mcp_tornado.kernel.streams import Frame, FrameQueue, FrameReader, new_stream
 from mcp_tornado.log import get_logger
@@ -17,6 +19,8 @@ from mcp_tornado.sessions.encoding import encode
 
 _log = get_logger(__name__)
 
+_STORE_PATIENCE: Final = 10.0
+"""Seconds for which a message waits for the store while a client is attached that could do without."""
 _NOT_KEPT: Final = "The answer is more than the session store can keep"
 
 
@@ -59,7 +63,8 @@ class ResponseStream:
         log: The session's event log.
         key: The session's key.
         prefix: How the stream's name begins.
-        expected: How many requests will be answered.
+        process: The name of this process, for the stream's name.
+        requests: The ids of the requests that will be answered.
         primed: Whether the stream begins with a priming event (MCP 2025-11-25, basic/transports).
         as_list: Whether the JSON answer is a list, even of one (a batch).
         may_stream: Whether it can become a stream at all; else what is emitted is dropped.
@@ -71,29 +76,36 @@ class ResponseStream:
         key: str,
         prefix: str,
         *,
-        expected: int = 1,
+        process: str,
+        requests: Sequence[RequestId],
         primed: bool = False,
         as_list: bool = False,
         may_stream: bool = True,
     ) -> None:
         self.key = key
-        self.name: str | None = None
-        """The stream's name in the log; `None` while nothing is written."""
         self.may_stream = may_stream
         self._log = log
         self._prefix = prefix
-        self._missing = expected
+        self._process = process
+        self._requests = requests
+        self._missing = len(requests)
         self._primed = primed
         self._as_list = as_list
         self._answers: list[tuple[Mapping[str, Any], bytes]] = []
         self._status = 200
         self._retry_after: int | None = None
-        self._opened = False
+        self._events: PatientLog | None = None
+        """Where the stream is in the log; `None` while it is none."""
         self._writing: asyncio.Lock | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._abandoned = False
         self.queue = FrameQueue()
         """What the POST's own connection is sent."""
+
+    @property
+    def name(self) -> str | None:
+        """The stream's name in the log; `None` while nothing is written."""
+        return self._events.stream if self._events is not None else None
 
     async def answered(self, patience: Patience | None) -> bool:
         """Wait until all is answered or something was emitted, as long as patience lasts (`None`: for ever).
@@ -101,7 +113,7 @@ class ResponseStream:
         Returns:
             Whether the answer is at hand, or the client is gone; else a stream is called for.
         """
-        if self._missing and not self._opened and not self._abandoned:
+        if self._missing and self._events is None and not self._abandoned:
             self._waiter = asyncio.get_running_loop().create_future()
             wait = patience.after(self._decide) if patience is not None else None
             try:
@@ -110,7 +122,7 @@ class ResponseStream:
                 self._waiter = None
                 if wait is not None:
                     wait.call_off()
-        return self._abandoned or (not self._opened and not self._missing)
+        return self._abandoned or (self._events is None and not self._missing)
 
     def _decide(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -142,42 +154,66 @@ class ResponseStream:
             SessionGone: The session has ended.
         """
         async with self._lock():
-            await self._open()
+            await self._open(patience=0)
 
-    async def _open(self) -> None:
-        if self._opened:
-            return
-        self.name = new_stream(self._prefix)
+    async def _open(self, patience: float) -> PatientLog:
+        if self._events is not None:
+            return self._events
+        events = PatientLog(self._log, self.key, new_stream(self._prefix, self._process, self._requests))
         if self._primed:
-            self.queue.put(Frame(await self._log.append(self.key, self.name, None), None))
-        self._opened = True
+            self.queue.put(Frame(await events.append(None, seconds=patience), None))
+        self._events = events
         answers, self._answers = self._answers, []
         for index, (message, _) in enumerate(answers, start=1):
-            await self._append_answer(message, last=index == len(answers) and not self._missing)
+            await self._append_answer(events, message, last=index == len(answers) and not self._missing)
         self._decide()
+        return events
 
-    async def _append(self, message: Mapping[str, Any], *, last: bool = False) -> None:
-        """Write to the log and send to the connection that is attached; one of the two is enough.
+    async def _append(self, events: PatientLog, message: Mapping[str, Any]) -> None:
+        """Write to the log and send to the connection that is attached.
+
+        While the store is away this waits for it, so that nothing is lost or comes twice; not for ever where a
+        connection is attached, for that can do without the log.
 
         Raises:
-            SessionError, SessionGone, StreamEnded: There is no connection, and the log does not take it.
+            SessionGone, StreamEnded: There is no connection, and the log does not take it.
             ValueError: The same, because the store cannot keep it: it is too large, say.
         """
         event_id = None
-        try:
-            event_id = await self._log.append(self.key, self.name or "", message, final=last)
-        except (SessionError, SessionGone, StreamEnded, ValueError):
-            if self.queue.closed:
-                raise
-        self.queue.put(Frame(event_id, message), last=last)
+        while event_id is None:
+            try:
+                event_id = await events.append(message, seconds=None if self.queue.closed else _STORE_PATIENCE)
+            except SessionError:
+                if not self.queue.closed:
+                    break
+            except (SessionGone, StreamEnded, ValueError):
+                if self.queue.closed:
+                    raise
+                break
+        self.queue.put(Frame(event_id, message))
 
-    async def _append_answer(self, message: Mapping[str, Any], *, last: bool) -> None:
-        """Do as `_append`; an answer that the store cannot keep becomes an error, for somebody waits for one."""
+    async def _append_answer(self, events: PatientLog, message: Mapping[str, Any], *, last: bool) -> None:
+        """Do the same for an answer, which a connection that is attached gets at once, whatever the store does.
+
+        One that the store cannot keep becomes an error in the log, for somebody may come back for it.
+        """
+        handed_out = False
+
+        def hand_out(event_id: str | None = None) -> None:
+            nonlocal handed_out
+            if not handed_out:
+                handed_out = True
+                self.queue.put(Frame(event_id, message), last=last)
+
         try:
-            await self._append(message, last=last)
+            hand_out(await events.append(message, final=last, on_trouble=hand_out))
+        except (SessionGone, StreamEnded):
+            hand_out()
         except ValueError:
+            hand_out()
             error = SessionError(ErrorCode.INTERNAL_ERROR, _NOT_KEPT).to_error()
-            await self._append(messages.error(message.get("id"), error), last=last)
+            with suppress(SessionGone, StreamEnded):
+                await events.append(messages.error(message.get("id"), error), final=last)
 
     async def emit(self, message: Mapping[str, Any]) -> None:
         """Send a notification or a request of the server's; dropped where there can be no stream any more.
@@ -185,7 +221,7 @@ class ResponseStream:
         Returns once a client that is attached has taken most of what was sent.
 
         Raises:
-            SessionError: `STORE_UNAVAILABLE`, and no client is attached.
+            SessionError: `STORE_UNAVAILABLE`: there is no stream yet, and none could be opened.
         """
         if not self.may_stream:
             return
@@ -193,8 +229,7 @@ class ResponseStream:
             if not self._missing:
                 return
             try:
-                await self._open()
-                await self._append(message)
+                await self._append(await self._open(_STORE_PATIENCE), message)
             except (SessionGone, StreamEnded):
                 _log.debug("message.dropped", session=short_key(self.key), method=message.get("method"))
         await self.queue.room()
@@ -209,12 +244,11 @@ class ResponseStream:
             self._collect(message, body, outcome)
             return
         async with self._writing:
-            if not self._opened:
+            if self._events is None:
                 self._collect(message, body, outcome)
                 return
             self._missing -= 1
-            with suppress(SessionError, SessionGone, StreamEnded):
-                await self._append_answer(message, last=not self._missing)
+            await self._append_answer(self._events, message, last=not self._missing)
 
     def _collect(self, message: Mapping[str, Any], body: bytes, outcome: Outcome) -> None:
         self._missing -= 1

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from mcp_tornado.sessions import EventId, EventLog
+from mcp_tornado.kernel.messages import RequestId, decode, is_list, is_request_id
+from mcp_tornado.sessions import EventId, EventLog, SessionError
+from mcp_tornado.sessions.encoding import encode
 
 STANDALONE: Final = "get"
 """What the server says unasked: the stream of GET `/mcp`."""
@@ -19,9 +22,37 @@ BACKGROUND: Final = "send-"
 """How the name of the stream of a call of `/mcp/send` begins."""
 
 
-def new_stream(prefix: str) -> str:
-    """Return a new name for a stream; request ids are no names, for clients reuse them."""
-    return prefix + secrets.token_urlsafe(6)
+_MAX_IDS: Final = 2048
+"""How long the request ids in a stream's name may be; the names of streams with longer ones go without."""
+
+
+def new_stream(prefix: str, process: str, request_ids: Sequence[RequestId]) -> str:
+    """Return a new name for the stream of a POST or of a call of `/mcp/send`.
+
+    It tells who writes the stream and which requests it answers, so that somebody else can end it when that process
+    has died. Names are unique by themselves: clients reuse request ids.
+    """
+    name = f"{prefix}{process}-{secrets.token_hex(5)}"
+    ids = urlsafe_b64encode(encode(list(request_ids))).decode().rstrip("=")
+    return f"{name}-{ids}" if len(ids) <= _MAX_IDS else name
+
+
+def owner_of(stream: str) -> str | None:
+    """Return the process that writes a stream; `None` for the standalone one, which all write."""
+    parts = stream.split("-", 3)
+    return parts[1] if len(parts) > 2 else None
+
+
+def requests_of(stream: str) -> list[RequestId]:
+    """Return the ids of the requests that a stream answers, as far as its name tells."""
+    parts = stream.split("-", 3)
+    if len(parts) < 4:
+        return []
+    try:
+        ids = decode(urlsafe_b64decode(parts[3] + "=" * (-len(parts[3]) % 4)))
+    except (ValueError, SessionError):  # clients can make names up
+        return []
+    return [request_id for request_id in ids if is_request_id(request_id)] if is_list(ids) else []
 
 
 def is_received(stream: str) -> bool:
@@ -34,6 +65,11 @@ _QUEUE_LENGTH: Final = 64
 
 Alive = Callable[[str], Awaitable[bool]]
 """Says of a session's key whether the session lives; where it does not, its readers are closed soon."""
+
+Tend = Callable[[str | None], Awaitable[bool]]
+"""Looks after what is read, given the last event that was read; says whether it may have written something."""
+_TEND_SECONDS: Final = 1.0
+"""How often a reader with nothing to read looks after what it reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +161,9 @@ class StreamReader:
         alive: Says whether the session still lives.
         shows: Which streams are shown.
         follows_one: Whether one stream is shown, so that its final event is the end.
-        lost: The last message of a reader that follows one stream, where the bounds have evicted what it was to
-            read next; `None` goes on with the oldest event kept.
+        lost: The last messages of a reader that follows one stream, where the bounds have evicted what it was to
+            read next; without any it goes on with the oldest event kept.
+        tend: Is called every now and then while there is nothing to read.
     """
 
     def __init__(
@@ -138,7 +175,8 @@ class StreamReader:
         alive: Alive,
         shows: Callable[[str], bool],
         follows_one: bool = False,
-        lost: Mapping[str, Any] | None = None,
+        lost: Sequence[Mapping[str, Any]] = (),
+        tend: Tend | None = None,
     ) -> None:
         self.key = key
         self.follows_one = follows_one
@@ -147,6 +185,7 @@ class StreamReader:
         self._alive = alive
         self._shows = shows
         self._lost = lost
+        self._tend = tend
         self._closed = False
         self._abandoned = False
         self._waiting: asyncio.Future[bool] | None = None
@@ -166,10 +205,12 @@ class StreamReader:
         """
         now = asyncio.get_running_loop().time
         due = now() + keepalive
+        tend_at = now()
         woken = False
         while not self._abandoned:
-            if self._lost is not None and await self._evicted():
-                yield Frame(None, self._lost)
+            if self._lost and await self._evicted():
+                for message in self._lost:
+                    yield Frame(None, message)
                 return
             events = await self._log.read(self.key, self._after)
             for event in events:
@@ -186,10 +227,15 @@ class StreamReader:
                 continue
             if self._closed:
                 break
+            if self._tend is not None and now() >= tend_at:
+                tend_at = now() + _TEND_SECONDS
+                if await self._tend(self._after):
+                    continue
             # Woken for nothing: the session may have ended, here or elsewhere. Then we are closed.
             ended = woken and not await self._alive(self.key)
-            woken = await self._wait(None if ended else max(0.0, due - now()))
-            if not woken:
+            pause = due if self._tend is None else min(due, tend_at)
+            woken = await self._wait(None if ended else max(0.0, pause - now()))
+            if not woken and now() >= due:
                 yield None
                 due = now() + keepalive
 

@@ -219,6 +219,14 @@ class SessionManager:
             _log.info("session.terminated", session=short_key(key), reason=reason)
         return existed
 
+    async def drop_mailbox(self, key: str) -> None:
+        """Remove the events of a process, whose key begins with `@`.
+
+        Raises:
+            SessionError: `STORE_UNAVAILABLE`.
+        """
+        await self._guard.run("delete", self._store.delete(key))
+
     async def update(
         self,
         key: str,

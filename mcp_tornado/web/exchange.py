@@ -74,6 +74,6 @@ class AbortHandler(BaseHandler):
             raise SessionError(
                 ErrorCode.INVALID_REQUEST, 'The body must be {"requestId": …, "reason": …}; the reason may be left out'
             )
-        self.services.kernel.abort(self.session, request_id)
+        await self.services.kernel.abort(self.session, request_id)
         _log.info("request.aborted", reason=reason)
         self.write_json({"aborted": request_id}, 202)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
+from fastmcp import FastMCP
+from fastmcp.server.auth import StaticTokenVerifier
 from mcp.server.auth.provider import AccessToken
 from mcp.server.auth.settings import AuthSettings
 from mcp.server.lowlevel.server import Server
@@ -69,7 +74,56 @@ def test_a_server_that_asks_for_authentication_is_not_served_open():
     assert "guarded" in str(raised.value)
 
 
-@pytest.mark.parametrize("thing", [None, 1, "pkg:server", object(), MCPServer, Server, lambda: None, {}])
+def test_a_fastmcp_server_is_hosted_with_its_tools():
+    server = FastMCP("fast")
+
+    @server.tool
+    def echo(text: str) -> str:
+        return text
+
+    hosted = host(server)
+    assert isinstance(hosted.server, Server)
+    assert hosted.server.name == "fast"
+    assert hosted.server.get_request_handler("tools/call") is not None
+    assert hosted.unserved_routes == ()
+
+
+def test_hosting_a_fastmcp_server_again_changes_nothing_in_it():
+    server = FastMCP("fast")
+    before = list(host(server).server.middleware)
+    assert host(server).server.middleware == before
+
+
+def test_custom_routes_of_a_fastmcp_server_and_of_those_mounted_in_it_are_named():
+    server, mounted = FastMCP("fast"), FastMCP("mounted")
+    for path, owner in {"/health": server, "/inner": mounted}.items():
+
+        @owner.custom_route(path, methods=["GET"])
+        async def health(request: Request) -> Response:
+            return PlainTextResponse("ok")
+
+    server.mount(mounted)
+    assert host(server).unserved_routes == ("/health", "/inner")
+
+
+def test_a_fastmcp_server_that_asks_for_authentication_is_not_served_open():
+    server = FastMCP("guarded", auth=StaticTokenVerifier(tokens={}))
+    with pytest.raises(NotServable, match="authentication") as raised:
+        host(server)
+    assert "guarded" in str(raised.value)
+
+
+def test_fastmcp_is_not_needed_and_not_imported():
+    code = (
+        "import sys, mcp_tornado, mcp_tornado.demo\n"
+        "mcp_tornado.create_app(mcp_tornado.demo.server)\n"
+        "print('fastmcp' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "False\n"
+
+
+@pytest.mark.parametrize("thing", [None, 1, "pkg:server", object(), MCPServer, Server, lambda: None, {}, FastMCP])
 def test_anything_else_is_refused_by_its_type(thing):
     with pytest.raises(NotServable) as raised:
         host(thing)

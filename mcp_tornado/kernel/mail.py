@@ -1,0 +1,174 @@
+"""What processes tell each other, through the store: to one of them, or to all."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Final
+
+from mcp_tornado.kernel.followers import LogFollower
+from mcp_tornado.kernel.processes import Processes, mailbox_of
+from mcp_tornado.log import get_logger
+from mcp_tornado.sessions import EventLog, SessionError
+
+_log = get_logger(__name__)
+
+EVERYBODY: Final = "@everybody"
+"""The log that all processes follow."""
+RECEIPT: Final = "receipt"
+"""The kind of mail that says that other mail has come."""
+
+_STREAM: Final = "mail"
+_AGAIN_SECONDS: Final = 2.0
+"""After so long without a receipt mail is sent again: the bounds of a mailbox may have evicted it unread."""
+
+Content = Mapping[str, Any]
+Handler = Callable[[Content], Awaitable[bool]]
+"""Takes mail of one kind; says whether there was somebody for it here, which a receipt then tells the sender."""
+
+
+class Mail:
+    """This process's mail.
+
+    Mail is a JSON object: `id`, `kind`, `from` (the process that sent it), `receipt` (the name of the receipt that is
+    wanted, or null) and what the kind needs. Mail of a kind that a process does not know, from a newer version, is
+    passed over.
+
+    Args:
+        log: The log.
+        processes: Who is there.
+    """
+
+    def __init__(self, log: EventLog, processes: Processes) -> None:
+        self._log = log
+        self._processes = processes
+        self._numbers = itertools.count(1)
+        self._handlers: dict[str, Handler] = {}
+        self._receipts: dict[str, asyncio.Future[None]] = {}
+        self._followers: Final = [LogFollower(log, key, self._take) for key in (mailbox_of(processes.name), EVERYBODY)]
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.on(RECEIPT, self._note_receipt)
+
+    def on(self, kind: str, handler: Handler) -> None:
+        """Say who takes mail of a kind."""
+        self._handlers[kind] = handler
+
+    async def start(self) -> None:
+        """Take what is sent from now on.
+
+        Raises:
+            SessionError: `STORE_UNAVAILABLE`.
+        """
+        for follower in self._followers:
+            await follower.skip()
+            self._spawn(follower.follow())
+
+    async def stop(self) -> None:
+        """Take and send nothing more."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def rewind(self) -> None:
+        """Look again for mail that was missed while this process was taken for dead."""
+        for follower in self._followers:
+            follower.rewind()
+
+    async def send(self, process: str, kind: str, content: Content) -> None:
+        """Send mail to one process, without caring whether it comes.
+
+        Raises:
+            SessionError: `STORE_UNAVAILABLE`.
+        """
+        if await self._processes.has_mailbox(process):
+            await self._post(mailbox_of(process), kind, content)
+
+    async def deliver(self, process: str, kind: str, content: Content) -> None:
+        """Send mail to one process, and see to it in the background that it has it, as long as it lives.
+
+        Returns once the mail is in the store.
+
+        Raises:
+            SessionError: `STORE_UNAVAILABLE`.
+        """
+        if not await self._processes.has_mailbox(process):
+            _log.debug("mail.undeliverable", process=process, kind=kind)
+            return
+        receipt = f"{self._processes.name}.{next(self._numbers)}"
+        received = self._receipts[receipt] = asyncio.get_running_loop().create_future()
+        try:
+            await self._post(mailbox_of(process), kind, content, receipt)
+        except BaseException:
+            del self._receipts[receipt]
+            raise
+        self._spawn(self._see_to(process, kind, content, receipt, received))
+
+    async def broadcast(self, kind: str, content: Content) -> None:
+        """Tell all other processes something, if there are any.
+
+        Raises:
+            SessionError: `STORE_UNAVAILABLE`.
+        """
+        if await self._processes.others():
+            await self._post(EVERYBODY, kind, content)
+
+    async def ask(self, kind: str, content: Content, timeout: float) -> bool:
+        """Ask all other processes for the one that it concerns; say whether one answered within `timeout` seconds.
+
+        Raises:
+            SessionError: `STORE_UNAVAILABLE`.
+        """
+        if not await self._processes.others():
+            return False
+        receipt = f"{self._processes.name}.{next(self._numbers)}"
+        received = self._receipts[receipt] = asyncio.get_running_loop().create_future()
+        try:
+            await self._post(EVERYBODY, kind, content, receipt)
+            async with asyncio.timeout(timeout):
+                await received
+        except TimeoutError:
+            return False
+        finally:
+            del self._receipts[receipt]
+        return True
+
+    async def _post(self, key: str, kind: str, content: Content, receipt: str | None = None) -> None:
+        sender = self._processes.name
+        envelope = {"id": f"{sender}.{next(self._numbers)}", "kind": kind, "from": sender, "receipt": receipt}
+        await self._log.append(key, _STREAM, {**content, **envelope})
+
+    async def _see_to(
+        self, process: str, kind: str, content: Content, receipt: str, received: asyncio.Future[None]
+    ) -> None:
+        try:
+            while True:
+                done, _ = await asyncio.wait([received], timeout=_AGAIN_SECONDS)
+                if done:
+                    return
+                try:
+                    if await self._processes.is_dead(process):
+                        return
+                    await self._post(mailbox_of(process), kind, content, receipt)
+                except SessionError:
+                    continue  # the store is away: at the next turn
+        finally:
+            del self._receipts[receipt]
+
+    async def _take(self, mail: Content) -> None:
+        sender, handler = str(mail.get("from")), self._handlers.get(str(mail.get("kind")))
+        if handler is None or sender == self._processes.name:
+            return
+        if await handler(mail) and mail.get("receipt") is not None:
+            await self.send(sender, RECEIPT, {"of": mail["receipt"]})
+
+    async def _note_receipt(self, mail: Content) -> bool:
+        received = self._receipts.get(str(mail.get("of")))
+        if received is not None and not received.done():
+            received.set_result(None)
+        return False
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,234 @@
+"""The processes that share a store: how each says that it lives, and how the others find out that one does not."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mcp_tornado.log import get_logger
+from mcp_tornado.sessions import EventLog, SessionError, SessionManager
+
+_log = get_logger(__name__)
+
+REGISTER: Final = "@processes"
+"""The log in which processes say that they are there. Its newest event, which is always kept, names all it knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """How often a process says that it lives, in seconds.
+
+    A process that was killed is known to be dead after `lease` + `census` + `confirm` at the latest, and the time that
+    the store and the timers take: 9 s as it is here, within the 10 s that are promised.
+    """
+
+    beat: float = 1.5
+    """How often the heartbeat, which is a lease, is renewed."""
+    lease: float = 4.0
+    """How long a heartbeat lasts."""
+    confirm: float = 2.5
+    """How long after a heartbeat was found to have ended it must be found so again. After an outage of the store all
+    have ended, and whoever lives needs this time to renew its own."""
+    look: float = 1.0
+    """How often it is looked whether another process lives, while somebody waits for it."""
+    census: float = 2.5
+    """How often it is looked which processes there are, and what the dead left behind is removed."""
+
+
+PULSE: Final = Pulse()
+
+
+def heartbeat_of(process: str) -> str:
+    """Return the name of the lease that is a process's heartbeat."""
+    return f"alive:{process}"
+
+
+def mailbox_of(process: str) -> str:
+    """Return the key of a process's mailbox."""
+    return f"@{process}"
+
+
+class Processes:
+    """This process among those that share the store.
+
+    Args:
+        log: The log.
+        manager: Removes the mailboxes of the dead.
+        pulse: How often things happen.
+        revived: Called when this process has been silent for so long that others may have taken it for dead.
+    """
+
+    def __init__(self, log: EventLog, manager: SessionManager, pulse: Pulse, revived: Callable[[], None]) -> None:
+        self.name: Final = f"s{secrets.token_hex(5)}"
+        """Tells this process from all others, also from those that ended; it never looks like a number."""
+        self.pulse: Final = pulse
+        self._log = log
+        self._manager = manager
+        self._revived = revived
+        self._after: str | None = None
+        self._others: set[str] = set()
+        self._gone: set[str] = set()
+        self._left_behind: set[str] = set()
+        """Who is gone and may have a mailbox still."""
+        self._complete = False
+        """Whether the newest entry of the register names everybody."""
+        self._looks: dict[str, _Look] = {}
+        self._beaten_at = 0.0
+
+    # ------------------------------------------------------------------ this process
+
+    async def join(self) -> None:
+        """Say that this process is there, and find out who else is.
+
+        Raises:
+            SessionError: `STORE_UNAVAILABLE`.
+        """
+        await self._beat()
+        await self.others()
+        await self._register()
+
+    async def leave(self) -> None:
+        """Say that this process ends; its mailbox is removed."""
+        try:
+            await self._log.append(REGISTER, self.name, self._entry(gone=True))
+            await self._manager.drop_mailbox(mailbox_of(self.name))
+            await self._log.release(heartbeat_of(self.name), self.name)
+        except Exception as error:  # whatever the store raises, the process can end
+            hint = "the store is away; what this process had there ends by itself"
+            _log.warning("process.left_silently", error=type(error).__name__, hint=hint)
+
+    async def live(self) -> None:
+        """Keep the heartbeat up until cancelled, and look after what dead processes left behind."""
+        next_census = time.monotonic() + self.pulse.census
+        while True:
+            await asyncio.sleep(self.pulse.beat)
+            try:
+                await self._beat()
+                if time.monotonic() >= next_census:
+                    all_clear = await self._take_census()
+                    next_census = time.monotonic() + (self.pulse.census if all_clear else self.pulse.look)
+            except SessionError:
+                self._after = None  # the store may have lost what was read
+            except Exception:
+                _log.exception("heartbeat.failed")
+
+    async def _beat(self) -> None:
+        late = self._beaten_at and time.monotonic() - self._beaten_at > self.pulse.lease
+        if not await self._log.claim(heartbeat_of(self.name), self.name, self.pulse.lease):
+            return  # somebody looks whether we live, for a moment
+        self._beaten_at = time.monotonic()
+        if late:
+            _log.warning("process.was_silent", hint="it was stopped, too busy, or cut off from the store")
+            await self._register()
+            self._revived()
+
+    async def _register(self) -> None:
+        await self._log.append(REGISTER, self.name, self._entry(gone=False))
+
+    def _entry(self, *, gone: bool) -> dict[str, object]:
+        return {"process": self.name, "gone": gone, "known": sorted(self._others)}
+
+    # ------------------------------------------------------------------ the others
+
+    async def others(self) -> set[str]:
+        """Return the names of the other processes, as far as they are not known to have ended.
+
+        Raises:
+            SessionError: `STORE_UNAVAILABLE`.
+        """
+        while events := await self._log.read(REGISTER, self._after):
+            for event in events:
+                self._after = event.id
+                self._read_entry(event.message or {})
+        return set(self._others)
+
+    def _read_entry(self, entry: Mapping[str, Any]) -> None:
+        name, known, gone = str(entry.get("process")), set[str](entry.get("known", ())), bool(entry.get("gone"))
+        self._others |= known - self._gone
+        if gone:
+            self._forget(name)
+        else:
+            self._gone.discard(name)
+            self._others.add(name)
+        self._others.discard(self.name)
+        named = known if gone else known | {name}
+        self._complete = named >= self._others | {self.name}
+
+    async def has_mailbox(self, process: str) -> bool:
+        """Say whether there is or was such a process: clients can make names up.
+
+        Raises:
+            SessionError: `STORE_UNAVAILABLE`.
+        """
+        if process in self._gone:
+            # It may be back, not having noticed yet that it was taken for dead.
+            self._left_behind.add(process)
+            return True
+        return process in self._others or process in await self.others()
+
+    async def is_dead(self, process: str) -> bool:
+        """Say whether another process has ended; a process that was killed is found dead after some seconds.
+
+        Raises:
+            SessionError: `STORE_UNAVAILABLE`.
+        """
+        if process == self.name:
+            return False
+        if process in self._gone:
+            return True
+        now = time.monotonic()
+        look = self._looks.get(process)
+        if look is not None and now - look.at < self.pulse.look:
+            return look.dead
+        silent = await self._is_silent(process)
+        since = None
+        if silent:
+            carries_on = look is not None and look.silent_since is not None and now - look.at <= self.pulse.confirm
+            since = look.silent_since if look is not None and carries_on else now
+        dead = since is not None and now - since >= self.pulse.confirm
+        self._looks[process] = _Look(now, since, dead)
+        return dead
+
+    async def _is_silent(self, process: str) -> bool:
+        """Say whether a process's heartbeat has ended."""
+        if not await self._log.claim(heartbeat_of(process), self.name, self.pulse.look):
+            return False
+        await self._log.release(heartbeat_of(process), self.name)
+        return True
+
+    def _forget(self, process: str) -> None:
+        self._others.discard(process)
+        self._gone.add(process)
+        self._left_behind.add(process)
+
+    async def _take_census(self) -> bool:
+        """Look after the others; say whether none of them is silent."""
+        # From the beginning: the store may have lost the register, and numbers begin anew then.
+        self._after = None
+        for process in await self.others():
+            if await self.is_dead(process):
+                _log.warning("process.died", process=process)
+                self._forget(process)
+                entry = {"process": process, "gone": True, "known": sorted({self.name, *self._others})}
+                await self._log.append(REGISTER, process, entry)
+        while self._left_behind:
+            await self._manager.drop_mailbox(mailbox_of(min(self._left_behind)))
+            self._left_behind.remove(min(self._left_behind))
+        if not self._complete:
+            await self._register()
+        long_ago = time.monotonic() - self.pulse.census
+        self._looks = {process: look for process, look in self._looks.items() if look.at > long_ago}
+        return not any(process in self._others and look.silent_since for process, look in self._looks.items())
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What was found when it was looked whether a process lives; times are those of the monotonic clock."""
+
+    at: float
+    silent_since: float | None
+    dead: bool

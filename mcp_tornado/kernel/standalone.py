@@ -1,0 +1,106 @@
+"""Who holds the standalone stream of a session, among all processes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from mcp_tornado.kernel.mail import Content, Mail
+from mcp_tornado.kernel.processes import Processes
+from mcp_tornado.kernel.readers import Readers, standalone_conflict
+from mcp_tornado.sessions import EventLog, SessionError
+
+HOLDER: Final = "standalone.holder"
+"""Asks who reads a session's standalone stream."""
+TAKEN: Final = "standalone.taken"
+"""Says that another process reads a session's standalone stream from now on."""
+
+_ANSWER_SECONDS: Final = 2.0
+"""How long whoever holds a stream may take to say so."""
+_LOOK_SECONDS: Final = 0.2
+_LEASE_SECONDS: Final = 90.0
+"""How long a lease lasts; it is renewed with the sessions that are kept alive."""
+
+
+class StandaloneStreams:
+    """Makes sure that one GET at a time reads a session's standalone stream, wherever it is.
+
+    The lease in the store tells quickly that nobody else reads. Where it is taken, its holder may be dead or
+    be letting go: then the other processes are asked, and only one that answers counts.
+
+    Args:
+        log: Keeps the leases.
+        processes: Tells whose lease is ours.
+        mail: Reaches the other processes.
+        readers: What is read in this process.
+    """
+
+    def __init__(self, log: EventLog, processes: Processes, mail: Mail, readers: Readers) -> None:
+        self._log = log
+        self._owner = processes.name
+        self._mail = mail
+        self._readers = readers
+        mail.on(HOLDER, self._is_held)
+        mail.on(TAKEN, self._let_go)
+
+    async def take(self, key: str, *, over: bool) -> None:
+        """Take a session's stream, or take it over from whoever holds it.
+
+        Raises:
+            SessionError: `SESSION_CONFLICT`: somebody holds it and it is not to be taken over; `STORE_UNAVAILABLE`.
+        """
+        if await self._claim(key):
+            return
+        if not over and await self._somebody_holds(key):
+            raise standalone_conflict()
+        # Without the lease, until that of the one before has ended: whoever asks is answered all the same.
+        await self._mail.broadcast(TAKEN, {"session": key})
+
+    async def renew(self, key: str) -> None:
+        """Renew the lease of a stream that is read here, if one is.
+
+        Raises:
+            SessionError: `STORE_UNAVAILABLE`.
+        """
+        if self._readers.holds_standalone(key):
+            await self._claim(key)
+
+    async def give_up(self, key: str) -> None:
+        """Give a session's stream up, unless it is read here again already."""
+        if not self._readers.holds_standalone(key):
+            try:
+                await self._log.release(_lease(key), self._owner)
+            except SessionError:
+                return  # the lease ends by itself
+            if self._readers.holds_standalone(key):
+                await self._claim(key)
+
+    async def _claim(self, key: str) -> bool:
+        return await self._log.claim(_lease(key), self._owner, _LEASE_SECONDS)
+
+    async def _somebody_holds(self, key: str) -> bool:
+        asking = asyncio.create_task(self._mail.ask(HOLDER, {"session": key}, _ANSWER_SECONDS))
+        try:
+            while True:
+                done, _ = await asyncio.wait([asking], timeout=_LOOK_SECONDS)
+                if done:
+                    return asking.result()
+                if await self._claim(key):
+                    return False
+        finally:
+            asking.cancel()
+
+    async def _is_held(self, mail: Content) -> bool:
+        return self._readers.holds_standalone(_session(mail))
+
+    async def _let_go(self, mail: Content) -> bool:
+        self._readers.close_standalone(_session(mail), at_once=True)
+        return False
+
+
+def _lease(key: str) -> str:
+    return f"get:{key}"
+
+
+def _session(mail: Content) -> Any:
+    return mail.get("session")
