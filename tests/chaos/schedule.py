@@ -49,25 +49,35 @@ _FIRST: Final = 2.0
 _GAP: Final = (1.5, 4.0)
 _WEIGHTS: Final = {Kind.KILL: 4, Kind.STOP: 3, Kind.DRAIN: 3, Kind.STORE: 2}
 _AWAY: Final = {Kind.KILL: (0.1, 1.0), Kind.STOP: (1.0, 4.0), Kind.DRAIN: (0.0, 0.5), Kind.STORE: (0.5, 3.0)}
+_REST: Final = 5.0
 _LONG_STOP_FROM: Final = 45.0
 """A run of fewer seconds is too short for a process to be stopped beyond the bound."""
 
 
 def draw_schedule(random: Random, seconds: float, processes: int) -> list[Action]:
-    """Draw what happens in so many seconds: something of every kind first, then anything."""
+    """Draw what happens in so many seconds: something of every kind first, then anything.
+
+    A process that was disturbed has some time to come back before it is disturbed again.
+    """
     kinds = list(Kind)
     random.shuffle(kinds)
+    rested = dict.fromkeys(range(processes), 0.0)
     actions: list[Action] = []
     at = _FIRST
+    long_stop_due = seconds >= _LONG_STOP_FROM
     while at < seconds - 2:
         kind = kinds.pop() if kinds else random.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
-        process = None if kind is Kind.STORE else random.randrange(processes)
-        actions.append(Action(at, kind, process, random.uniform(*_AWAY[kind]), random.random() < 0.5))
+        away = random.uniform(*_AWAY[kind])
+        if long_stop_due and kind is Kind.STOP and at > seconds / 3:
+            away, long_stop_due = STOP_BOUND + away, False
+        process = None
+        if kind is not Kind.STORE:
+            free = [number for number, since in rested.items() if since <= at] or [min(rested, key=rested.__getitem__)]
+            process = random.choice(free)
+            rested[process] = at + away + _REST
+        actions.append(Action(at, kind, process, away, random.random() < 0.5))
         at += random.uniform(*_GAP)
-    if seconds >= _LONG_STOP_FROM:
-        long = Action(seconds * 0.4, Kind.STOP, random.randrange(processes), STOP_BOUND + random.uniform(2, 4))
-        actions.append(long)
-    return sorted(actions, key=lambda action: action.at)
+    return actions
 
 
 @dataclass

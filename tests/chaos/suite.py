@@ -13,6 +13,8 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
+import orjson
+
 from tests.chaos import ledger
 from tests.chaos.audit import audit
 from tests.chaos.clients import CALL_LIMIT, World, http_transport, run_clients
@@ -122,9 +124,23 @@ def _judged(plan: Plan, records: list[Exchange], disturber: Disturber, world: Wo
     faults = ledger.judge(records, processes=plan.processes)
     numbers = {**dict(sorted(disturber.done.items())), **ledger.counts(records)}
     for log in logs:
-        tracebacks = log.read_text(errors="replace").count("Traceback")
-        world.notes[f"tracebacks in the log of {log.name}"] += tracebacks
+        world.notes.update(_complaints_in(log))
     return Result(faults, numbers, world.notes, world.complaints)
+
+
+def _complaints_in(log: Path) -> list[str]:
+    """Return what a process complained of in its log: the level, the event and the exception, if there was one."""
+    found: list[str] = []
+    for text in log.read_text(errors="replace").splitlines():
+        try:
+            line = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            found.append(f"logged: {text[:100]}")
+            continue
+        if line["level"] not in ("debug", "info"):
+            reason = line.get("exception", "").strip().rpartition("\n")[2] or line.get("reason", "")
+            found.append(f"logged: {line['level']} {line['event']} {reason}"[:140])
+    return found
 
 
 def told(result: Result) -> str:
