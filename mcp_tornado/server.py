@@ -85,7 +85,7 @@ async def serve(server: object, settings: Settings, worker: Worker | None = None
         if worker is not None and worker.orphaned:
             http.stop()  # a new supervisor needs the address
         await _drain(app, http, settings.server.shutdown_grace_seconds)
-    _log.info("server.stopped")
+    _log.info("server.stopped", pid=os.getpid())
     _exit_despite_threads()
 
 
@@ -104,7 +104,7 @@ def _settle_memory() -> None:
 
 
 async def _drain(app: MCPApplication, http: Server, grace: float) -> None:
-    _log.info("server.draining", grace_seconds=grace)
+    _log.info("server.draining", pid=os.getpid(), grace_seconds=grace)
     # Connections are still accepted: a load balancer needs to see /readyz turn 503.
     await app.drain(grace)
     http.stop()

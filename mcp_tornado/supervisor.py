@@ -33,7 +33,6 @@ _MARGIN_SECONDS: Final = 10.0
 """How long workers may take to end, beyond the grace for their calls, until they are killed."""
 
 _STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
-_SIGNALS: Final = (*_STOPPING, signal.SIGCHLD)
 
 
 def _noted(_number: int, _frame: FrameType | None) -> None:
@@ -144,6 +143,7 @@ class _Supervisor:
         self._kill_at: float | None = None
         """When workers that still run are killed; `None` while they are to run."""
         self._failure: str | None = None
+        self._handled = (*_STOPPING, signal.SIGCHLD)  # the last one exists only where processes can be forked
         # Nothing is ever written here: what workers wait for is that nobody is left who could.
         self._lifeline, self._lifeline_end = os.pipe()
         self._signals, self._signals_end = os.pipe()
@@ -152,11 +152,6 @@ class _Supervisor:
         self._take_signals()
         _log.info("supervisor.started", pid=os.getpid(), workers=len(self._slots))
         while self._kill_at is None or self._processes():
-            for slot in self._slots:
-                if self._kill_at is None and slot.process is None and slot.start_at <= time.monotonic():
-                    worker = self._start(slot)
-                    if worker is not None:
-                        return worker
             self._wait()
             for number in self._signals_received():
                 self._on_signal(number)
@@ -166,6 +161,11 @@ class _Supervisor:
             if self._kill_at is not None and self._kill_at <= time.monotonic():
                 self._kill_at = inf
                 self._kill_all()
+            for slot in self._slots:
+                if self._kill_at is None and slot.process is None and slot.start_at <= time.monotonic():
+                    worker = self._start(slot)
+                    if worker is not None:
+                        return worker
         if self._failure is not None:
             raise WorkersFailed(self._failure)
         _log.info("supervisor.stopped")
@@ -181,7 +181,7 @@ class _Supervisor:
         for end in (self._signals, self._signals_end):
             os.set_blocking(end, False)
         signal.set_wakeup_fd(self._signals_end)
-        for number in _SIGNALS:
+        for number in self._handled:
             signal.signal(number, _noted)
 
     def _wait(self) -> None:
@@ -216,15 +216,19 @@ class _Supervisor:
         try:
             heard, said = Pipe(duplex=False)
             # A signal must not find the child with our handlers: they would write into our pipe.
-            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+            signal.pthread_sigmask(signal.SIG_BLOCK, self._handled)
             try:
                 pid = os.fork()
                 if pid == 0:
                     self._leave()
             finally:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, self._handled)
         except OSError as error:
-            self._lost(slot, reason=f"no process can be made: {error.strerror}")
+            reason = f"no process can be made: {error.strerror}"
+            if slot.has_served:
+                self._replace_later(slot, reason=reason)
+            else:
+                self._give_up(reason)
             return None
         if pid == 0:
             heard.close()
@@ -255,15 +259,17 @@ class _Supervisor:
             process.report.close()
         if process.serving_since is not None and time.monotonic() - process.serving_since > _RAN_WELL_SECONDS:
             slot.delay = _FIRST_DELAY
-        values: dict[str, Any] = {"pid": process.pid}
-        code = os.waitstatus_to_exitcode(status)
-        if code < 0:
-            values["signal"] = -code
-        else:
-            values["exit_code"] = code
+        code = os.waitstatus_to_exitcode(status)  # negative: the signal that killed it
+        how: dict[str, Any] = {"pid": process.pid, **({"exit_code": code} if code >= 0 else {"signal": -code})}
         if process.reason is not None:
-            values["reason"] = process.reason
-        self._lost(slot, **values)
+            how["reason"] = process.reason
+        if self._kill_at is not None:
+            if code not in (0, -signal.SIGTERM) and self._failure is None:
+                _log.warning("worker.died", number=slot.number, **how)
+        elif code >= 0 and not slot.has_served:
+            self._give_up(process.reason or f"worker {slot.number} ended with exit code {code} before it served")
+        else:
+            self._replace_later(slot, **how)
 
     def _hear(self, slot: _Slot, process: _Process) -> None:
         """Take what a worker has to say."""
@@ -279,21 +285,14 @@ class _Supervisor:
                 slot.has_served = True
                 _log.info("worker.started", number=slot.number, pid=process.pid)
 
-    def _lost(self, slot: _Slot, **values: Any) -> None:
-        """Go on without a worker: replace it after a while, unless it has ended by itself before it ever served."""
-        if self._kill_at is not None:
-            as_told = values.get("exit_code") == 0 or values.get("signal") == signal.SIGTERM
-            if not as_told and self._failure is None:
-                _log.warning("worker.died", number=slot.number, **values)
-            return
-        if "signal" not in values and not slot.has_served:
-            ended = f"worker {slot.number} ended with exit code {values.get('exit_code')} before it served"
-            self._failure = values.get("reason", ended)
-            self._stop()
-            return
-        _log.warning("worker.died", number=slot.number, **values, restart_in_seconds=slot.delay)
+    def _replace_later(self, slot: _Slot, **how: Any) -> None:
+        _log.warning("worker.died", number=slot.number, **how, restart_in_seconds=slot.delay)
         slot.start_at = time.monotonic() + slot.delay
         slot.delay = min(2 * slot.delay, _LONGEST_DELAY)
+
+    def _give_up(self, reason: str) -> None:
+        self._failure = reason
+        self._stop()
 
     # ------------------------------------------------------------------ the end
 
