@@ -17,12 +17,12 @@ from mcp_tornado.config import ConfigError, LoadedSettings, Settings, describe, 
 from mcp_tornado.kernel import NotServable
 from mcp_tornado.server import serve as serve_forever
 from mcp_tornado.server import start_workers
-from mcp_tornado.sessions import StoreError
+from mcp_tornado.sessions import SessionError, StoreError
 from mcp_tornado.stores.plugins import StorePluginError, installed_stores
 from mcp_tornado.supervisor import WorkersFailed
 
 _INTERRUPTED: Final = 130
-_REFUSALS: Final = (ConfigError, NotServable, StorePluginError, StoreError)
+_REFUSALS: Final = (ConfigError, NotServable, StorePluginError, StoreError, SessionError)
 """Why a server cannot be served, in words for an operator."""
 
 

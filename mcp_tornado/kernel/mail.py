@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final
 
@@ -22,6 +23,9 @@ RECEIPT: Final = "receipt"
 _STREAM: Final = "mail"
 _AGAIN_SECONDS: Final = 2.0
 """After so long without a receipt mail is sent again: the bounds of a mailbox may have evicted it unread."""
+
+_DEAD_SECONDS: Final = 60.0
+"""For so long mail is sent again also to a process that seems dead: it may only have been stopped."""
 
 Content = Mapping[str, Any]
 Handler = Callable[[Content], Awaitable[bool]]
@@ -85,7 +89,7 @@ class Mail:
             await self._post(mailbox_of(process), kind, content)
 
     async def deliver(self, process: str, kind: str, content: Content) -> None:
-        """Send mail to one process, and see to it in the background that it has it, as long as it lives.
+        """Send mail to one process, and see to it in the background that it has it.
 
         Returns once the mail is in the store.
 
@@ -141,13 +145,14 @@ class Mail:
     async def _see_to(
         self, process: str, kind: str, content: Content, receipt: str, received: asyncio.Future[None]
     ) -> None:
+        give_up_at = time.monotonic() + _DEAD_SECONDS
         try:
             while True:
                 done, _ = await asyncio.wait([received], timeout=_AGAIN_SECONDS)
                 if done:
                     return
                 try:
-                    if await self._processes.is_dead(process):
+                    if time.monotonic() > give_up_at and await self._processes.is_dead(process):
                         return
                     await self._post(mailbox_of(process), kind, content, receipt)
                 except SessionError:

@@ -74,8 +74,7 @@ class Processes:
         self._gone: set[str] = set()
         self._left_behind: set[str] = set()
         """Who is gone and may have a mailbox still."""
-        self._complete = False
-        """Whether the newest entry of the register names everybody."""
+        self._newest_entry: Mapping[str, Any] = {}
         self._looks: dict[str, _Look] = {}
         self._beaten_at = 0.0
 
@@ -107,11 +106,13 @@ class Processes:
         while True:
             await asyncio.sleep(self.pulse.beat)
             try:
-                await self._beat()
+                # In time for the next one: what hangs in the store must not keep us from trying again.
+                async with asyncio.timeout(self.pulse.beat):
+                    await self._beat()
                 if time.monotonic() >= next_census:
                     all_clear = await self._take_census()
                     next_census = time.monotonic() + (self.pulse.census if all_clear else self.pulse.look)
-            except SessionError:
+            except (SessionError, TimeoutError):
                 self._after = None  # the store may have lost what was read
             except Exception:
                 _log.exception("heartbeat.failed")
@@ -140,23 +141,24 @@ class Processes:
         Raises:
             SessionError: `STORE_UNAVAILABLE`.
         """
+        is_gone: dict[str, bool] = {}
+        mentioned: set[str] = set()
         while events := await self._log.read(REGISTER, self._after):
             for event in events:
                 self._after = event.id
-                self._read_entry(event.message or {})
-        return set(self._others)
-
-    def _read_entry(self, entry: Mapping[str, Any]) -> None:
-        name, known, gone = str(entry.get("process")), set[str](entry.get("known", ())), bool(entry.get("gone"))
-        self._others |= known - self._gone
-        if gone:
-            self._forget(name)
-        else:
-            self._gone.discard(name)
-            self._others.add(name)
+                entry = event.message or {}
+                is_gone[str(entry.get("process"))] = bool(entry.get("gone"))
+                mentioned.update(entry.get("known", ()))
+                self._newest_entry = entry
+        self._others |= mentioned - self._gone - is_gone.keys()
+        for process, gone in is_gone.items():
+            if gone:
+                self._forget(process)
+            else:
+                self._gone.discard(process)
+                self._others.add(process)
         self._others.discard(self.name)
-        named = known if gone else known | {name}
-        self._complete = named >= self._others | {self.name}
+        return set(self._others)
 
     async def has_mailbox(self, process: str) -> bool:
         """Say whether there is or was such a process: clients can make names up.
@@ -202,8 +204,14 @@ class Processes:
 
     def _forget(self, process: str) -> None:
         self._others.discard(process)
-        self._gone.add(process)
-        self._left_behind.add(process)
+        if process not in self._gone:
+            self._gone.add(process)
+            self._left_behind.add(process)
+
+    def _newest_entry_names_all(self) -> bool:
+        entry = self._newest_entry
+        named = {*entry.get("known", ()), *(() if entry.get("gone") else (entry.get("process"),))}
+        return named >= {self.name, *self._others}
 
     async def _take_census(self) -> bool:
         """Look after the others; say whether none of them is silent."""
@@ -218,7 +226,7 @@ class Processes:
         while self._left_behind:
             await self._manager.drop_mailbox(mailbox_of(min(self._left_behind)))
             self._left_behind.remove(min(self._left_behind))
-        if not self._complete:
+        if not self._newest_entry_names_all():
             await self._register()
         long_ago = time.monotonic() - self.pulse.census
         self._looks = {process: look for process, look in self._looks.items() if look.at > long_ago}

@@ -137,9 +137,9 @@ class Readers:
             reader.close()
 
     def close_open_ended(self) -> None:
-        """End the readers that no answer would end."""
+        """End the readers that no answer of this process would end."""
         for reader in self._all():
-            if not reader.follows_one:
+            if not reader.ends_with_a_call:
                 reader.close()
 
     def close_all(self) -> None:

@@ -10,6 +10,10 @@ from mcp_tornado.kernel.calls import Spawn
 from mcp_tornado.kernel.mail import Content, Mail
 from mcp_tornado.kernel.messages import Notification, Reply, RequestId
 from mcp_tornado.kernel.outgoing import OutgoingRequests
+from mcp_tornado.log import get_logger
+from mcp_tornado.sessions import SessionError, short_key
+
+_log = get_logger(__name__)
 
 _MESSAGE: Final = "message"
 """Brings a client's reply, or its progress, to the process that waits for it."""
@@ -94,12 +98,11 @@ class Routing:
         return await self._mail.ask(_CANCEL, {"session": key, "request": request_id}, ABORT_SECONDS)
 
     async def session_ended(self, key: str) -> None:
-        """Tell the other processes that a session has ended.
-
-        Raises:
-            SessionError: `STORE_UNAVAILABLE`.
-        """
-        await self._mail.broadcast(_ENDED, {"session": key})
+        """Tell the other processes that a session has ended; those that do not hear it notice when they look."""
+        try:
+            await self._mail.broadcast(_ENDED, {"session": key})
+        except SessionError:
+            _log.warning("session.end_untold", session=short_key(key))
 
     async def _take_message(self, mail: Content) -> bool:
         key, message = str(mail.get("session")), messages.parse(mail.get("message"))

@@ -179,7 +179,7 @@ class StreamReader:
         tend: Tend | None = None,
     ) -> None:
         self.key = key
-        self.follows_one = follows_one
+        self._follows_one = follows_one
         self._log = log
         self._after = after
         self._alive = alive
@@ -189,6 +189,11 @@ class StreamReader:
         self._closed = False
         self._abandoned = False
         self._waiting: asyncio.Future[bool] | None = None
+
+    @property
+    def ends_with_a_call(self) -> bool:
+        """Whether a call that runs in this process ends what is read."""
+        return self._follows_one and self._tend is None
 
     def close(self, *, at_once: bool = False) -> None:
         """See `FrameReader.close`."""
@@ -220,7 +225,7 @@ class StreamReader:
                     due = now() + keepalive
                     if self._abandoned:
                         break
-                    if event.final and self.follows_one:
+                    if event.final and self._follows_one:
                         return
             if events:
                 woken = False
