@@ -123,7 +123,7 @@ def create_app(
     """Return a Tornado application that serves an MCP server; reads no files and no environment.
 
     Args:
-        server: An SDK `MCPServer`, or a low-level `Server`.
+        server: An SDK `MCPServer`, a low-level `Server`, or a FastMCP server.
         handlers: Routes of your own, served beside ours.
         sections: Settings, a dict per section: `sessions={"store": "memory://"}`.
 

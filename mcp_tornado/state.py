@@ -250,8 +250,9 @@ def _wait_for(loop: asyncio.AbstractEventLoop, work: Callable[[], Coroutine[Any,
         coroutine.close()
         raise
     while not wait([future], timeout=_LOOP_CHECK).done:
-        if loop.is_closed():
-            raise RuntimeError("the event loop has ended")
+        if loop.is_closed():  # between the loop's last turn and its end
+            coroutine.close()
+            raise RuntimeError("the event loop was closed meanwhile")
     return future.result()
 
 

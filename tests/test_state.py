@@ -335,18 +335,45 @@ async def test_on_the_event_loop_itself_the_blocking_ones_say_so_instead_of_hang
         assert await manager.count() == 2
 
 
-def test_a_thread_that_outlives_the_event_loop_is_told_so():
-    async def serve():
-        clock = FakeClock()
-        async with MemoryStore(clock) as store:
-            manager = SessionManager(store, SessionRules(), clock=clock, metrics=Metrics("1"))
-            _, session = await new_session(manager)
-            with ambient.in_session(manager, session):
-                return state.current()
+async def state_of_a_process_that_ends():
+    clock = FakeClock()
+    async with MemoryStore(clock) as store:
+        manager = SessionManager(store, SessionRules(), clock=clock, metrics=Metrics("1"))
+        _, session = await new_session(manager)
+        with ambient.in_session(manager, session):
+            return state.current()
 
-    s = asyncio.run(serve())
+
+def test_a_thread_that_outlives_the_event_loop_is_told_so():
+    s = asyncio.run(state_of_a_process_that_ends())
     with pytest.raises(RuntimeError, match="closed"):
         s.update_sync(count)
+
+
+def test_a_thread_does_not_wait_for_an_event_loop_that_ends_before_it_answers(monkeypatch):
+    monkeypatch.setattr(state, "_LOOP_CHECK", 0.01)
+    handed_over, raised = threading.Event(), []
+    loop = asyncio.new_event_loop()
+    s = loop.run_until_complete(state_of_a_process_that_ends())
+    call_soon = loop.call_soon_threadsafe
+
+    def watched(*arguments, **named):
+        call_soon(*arguments, **named)
+        handed_over.set()
+
+    def run():
+        try:
+            s.update_sync(count)
+        except RuntimeError as error:
+            raised.append(str(error))
+
+    monkeypatch.setattr(loop, "call_soon_threadsafe", watched)
+    thread = threading.Thread(target=run)
+    thread.start()
+    handed_over.wait()
+    loop.close()
+    thread.join()
+    assert raised == ["the event loop was closed meanwhile"]
 
 
 # ---------------------------------------------------------------- behind a handle
