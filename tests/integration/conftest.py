@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -11,10 +12,11 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from copy import copy
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from uuid import uuid4
 
 import anyio
@@ -85,7 +87,7 @@ class Server:
     def pid(self) -> int:
         return self._process.pid
 
-    @cached_property
+    @property
     def url(self) -> str:
         return self.wait_for_line("server.started")["url"]
 
@@ -214,6 +216,16 @@ class Frame:
         return self.id is not None and self.message is None
 
 
+class Address(Protocol):
+    """Where a server is, or many that look like one."""
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def origin(self) -> str: ...
+
+
 class Events:
     """The server-sent events of a response."""
 
@@ -270,11 +282,11 @@ class Wire:
     The gates that it names in calls are its own, and those of its forks: a test can run again on the same server.
     """
 
-    def __init__(self, server: Server, http: httpx.AsyncClient, run: str = "") -> None:
+    def __init__(self, server: Address, http: httpx.AsyncClient, run: str = "") -> None:
         self.server = server
         self.http = http
         self.headers: dict[str, str] = {}
-        self._ids = 0
+        self._ids = itertools.count(1)
         self._run = run or uuid4().hex
 
     @property
@@ -285,9 +297,14 @@ class Wire:
         """Return another client without a session."""
         return Wire(self.server, self.http, self._run)
 
+    def at(self, server: Address) -> Wire:
+        """Return the same client, with the session it has now, speaking to another process."""
+        other = copy(self)
+        other.server = server
+        return other
+
     def request(self, method: str, params: Any = None, *, id: str | int | None = None) -> dict[str, Any]:
-        self._ids += 1
-        message = {"jsonrpc": "2.0", "id": self._ids if id is None else id, "method": method}
+        message = {"jsonrpc": "2.0", "id": next(self._ids) if id is None else id, "method": method}
         return message if params is None else {**message, "params": params}
 
     def call(self, tool: str, *, id: str | int | None = None, meta: Any = None, **arguments: Any) -> dict[str, Any]:
@@ -380,7 +397,7 @@ class Wire:
 
 
 @asynccontextmanager
-async def wire_to(server: Server) -> AsyncGenerator[Wire]:
+async def wire_to(server: Address) -> AsyncGenerator[Wire]:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     async with httpx.AsyncClient(timeout=DEADLINE, limits=limits, verify=False) as http:
         yield Wire(server, http)

@@ -30,6 +30,7 @@ from mcp.server.mcpserver import (
 )
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.subscriptions import InMemorySubscriptionBus
+from mcp.shared.message import ServerMessageMetadata
 from pydantic import BaseModel
 from starlette.responses import PlainTextResponse
 
@@ -336,6 +337,24 @@ async def elicit_until_cancelled(ctx: Context, gate: str) -> str:
         await asyncio.shield(record.note(f"{gate}: cancelled"))
         raise
     return "answered"
+
+
+@server.tool()
+async def sample_in_steps(ctx: Context, gate: str) -> str:
+    """Ask for a sample, and tell what progress the client reported meanwhile."""
+    steps: list[str] = []
+
+    async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+        steps.append(f"{progress:g} of {total or 0:g}: {message}")
+        await record.note(f"{gate}: {message}")
+
+    line = await _sample_line()
+    request = types.CreateMessageRequest(params=line.params)
+    of_this_call = ServerMessageMetadata(related_request_id=ctx.request_id)
+    result = await ctx.session.send_request(
+        request, types.CreateMessageResult, metadata=of_this_call, progress_callback=on_progress
+    )
+    return f"{result.content.text}, after {', '.join(steps)}"
 
 
 # ---------------------------------------------------------------- prompts, resources, completion
