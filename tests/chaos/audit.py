@@ -13,14 +13,12 @@ import orjson
 
 from mcp_tornado.kernel.streams import STANDALONE
 from mcp_tornado.sessions import EventId
-from tests.chaos.clients import ACCEPT, RETRY_SECONDS, SharedTransport, World
+from tests.chaos.clients import ACCEPT, ANSWER_LIMIT, RETRY_SECONDS, SharedTransport, World
 from tests.chaos.ledger import SessionRecords, sessions_in, stream_of
 from tests.chaos.marks import Mark
 from tests.chaos.proxy import REPLAY_HEADER
 from tests.chaos.records import Exchange, Message, is_response
 
-ANSWER_LIMIT: Final = 25.0
-"""Seconds within which whoever comes back for an answer gets one: the documented 10, and time for a busy machine."""
 _AT_ONCE: Final = 8
 _REPLAY: Final = {REPLAY_HEADER: "1"}
 

@@ -22,10 +22,13 @@ from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPDeprecationWarning, MCPError
 
+from tests.chaos.ledger import LONG_CALL
 from tests.chaos.marks import Mark, new_name
 
 CALL_LIMIT: Final = 75.0
 """Seconds after which a client gives a call up; longer than anything should take."""
+ANSWER_LIMIT: Final = 25.0
+"""Seconds within which whoever comes back for an answer gets one: the documented 10, and time for a busy machine."""
 RETRY_SECONDS: Final = 0.3
 ACCEPT: Final = {"Accept": "application/json, text/event-stream"}
 
@@ -168,8 +171,12 @@ class SDKClient:
                     if self._world.stop.is_set():
                         return
                     await self._act(client)
-                headers = {"Mcp-Session-Id": transport.session_id or ""}
-                await http.delete(self._world.url, headers=headers)
+                async with asyncio.TaskGroup() as tasks:
+                    for _ in range(self._random.randint(0, 2)):
+                        tasks.create_task(self._act(client))
+                    await self._world.rest(self._random)
+                    headers = {"Mcp-Session-Id": transport.session_id or ""}
+                    await http.delete(self._world.url, headers=headers)
 
     async def _reply(self, _: Any, params: Any) -> types.ElicitResult:
         return types.ElicitResult(action="accept", content={"mark": params.message})
@@ -235,7 +242,7 @@ class SDKClient:
 
     async def _cancel(self, client: Client) -> None:
         with anyio.move_on_after(self._random.uniform(0.1, 1.5)):
-            await self._call(client, "wait", seconds=8.0)
+            await self._call(client, "wait", seconds=LONG_CALL)
 
     async def _several(self, client: Client) -> None:
         """Call two tools at once."""
@@ -261,10 +268,13 @@ class PlainClient:
     def __init__(self, world: World, random: Random) -> None:
         self._world = world
         self._random = random
+        self._open: set[str] = set()
+        """The ids of requests that may have been accepted and are not answered yet."""
 
     async def run(self) -> None:
         while not self._world.stop.is_set():
             try:
+                self._open.clear()
                 async with httpx2.AsyncClient(
                     transport=SharedTransport(self._world.http), timeout=2 * CALL_LIMIT
                 ) as http:
@@ -283,12 +293,20 @@ class PlainClient:
             for _ in range(self._random.randint(6, 30)):
                 await self._world.rest(self._random)
                 if self._world.stop.is_set():
+                    await self._settle()
                     return
                 await self._act(http, owner)
             await self._insist(http, "DELETE", "")
         finally:
             receiving.cancel()
             await asyncio.gather(receiving, return_exceptions=True)
+
+    async def _settle(self) -> None:
+        """Wait until all that was accepted is answered; where that does not happen, the audit finds it."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ANSWER_LIMIT):
+                while self._open:
+                    await asyncio.sleep(RETRY_SECONDS)
 
     async def _act(self, http: httpx2.AsyncClient, owner: str) -> None:
         tools: Mapping[str, dict[str, Any]] = {
@@ -308,12 +326,16 @@ class PlainClient:
             "method": "tools/call",
             "params": {"name": tool, "arguments": arguments},
         }
+        self._open.add(call)
         try:
-            await http.post(f"{self._world.url}/send", json=message)
+            response = await http.post(f"{self._world.url}/send", json=message)
+            if response.status_code != 202:
+                self._open.discard(call)
             if tool == "wait" and self._random.random() < 0.5:
                 await self._world.rest(self._random)
                 await http.post(f"{self._world.url}/abort", json={"requestId": call, "reason": "enough"})
         except httpx2.TransportError:
+            self._open.discard(call)
             self._world.notes["plain requests that failed"] += 1
 
     async def _receive(self, http: httpx2.AsyncClient) -> None:
@@ -324,6 +346,7 @@ class PlainClient:
                 async with aclosing(self._events(http, after)) as events:
                     async for event_id, message in events:
                         after = event_id
+                        self._open.discard(message.get("id", ""))
                         if message.get("method") == "elicitation/create":
                             await self._answer(http, message)
             except httpx2.TransportError:

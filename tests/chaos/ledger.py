@@ -23,6 +23,11 @@ SILENCE_LIMIT: Final = 45.0
 """Seconds without a byte of an answer after which a request counts as never answered; no process is stopped so long."""
 REPLY_LIMIT: Final = 20.0
 """Seconds in which an acknowledged reply must have reached who waits for it; no process is stopped so long."""
+LIVE_LIMIT: Final = 20.0
+"""Seconds in which what happens elsewhere reaches an open connection: a message, the session's end."""
+CANCEL_LIMIT: Final = 5.0
+"""A cancellation that comes within so many seconds is early for a call of `LONG_CALL` seconds."""
+LONG_CALL: Final = 25.0
 _SPREAD_FROM: Final = 30
 """So many requests of one session cannot all have gone to one process by chance."""
 
@@ -39,6 +44,7 @@ class Row(StrEnum):
     OUT_OF_ORDER = "events out of order"
     ANSWERED_TWICE = "requests answered twice"
     REPLIES_LOST = "acknowledged replies of clients lost"
+    CANCELLATIONS_LOST = "acknowledged cancellations lost"
     STATE_TWICE = "state changes made twice"
     RESURRECTED = "ended sessions that came back"
     INTERNAL = "internal errors"
@@ -179,11 +185,15 @@ def check_session_lives(session: SessionRecords) -> Iterator[Fault]:
 
 
 def check_session_ends(session: SessionRecords) -> Iterator[Fault]:
-    """Nothing works in a session any more once its end was acknowledged."""
-    ended = [each.ended for each in session.deletions if each.status == 204 and each.ended is not None]
+    """Once its end was acknowledged, nothing works in a session any more, and nothing goes on."""
+    deletion = next((each for each in session.deletions if each.status == 204), None)
+    if deletion is None or deletion.ended is None:
+        return
     for exchange in session.exchanges:
-        if ended and exchange.at > min(ended) and exchange.status is not None and exchange.status < 400:
-            yield Fault(Row.RESURRECTED, f"session {session.id[:8]} answered after its end", [exchange])
+        if exchange.at > deletion.ended and exchange.status is not None and exchange.status < 400:
+            yield Fault(Row.RESURRECTED, f"session {session.id[:8]} answered after its end", [deletion, exchange])
+        if exchange.at < deletion.ended < (exchange.ended or deletion.ended) - LIVE_LIMIT:
+            yield Fault(Row.RESURRECTED, "a connection outlived its session", [deletion, exchange])
 
 
 def check_state(session: SessionRecords) -> Iterator[Fault]:
@@ -247,6 +257,27 @@ def _check_connection(session: SessionRecords, exchange: Exchange) -> Iterator[F
             yield Fault(Row.WRONG_SESSION, f"event {seen.id} is of another stream", [exchange])
 
 
+def check_open_streams(session: SessionRecords) -> Iterator[Fault]:
+    """What was said on the standalone stream soon reaches a connection that shows it and stays open."""
+    said: list[tuple[float, Seen]] = []
+    for call in session.calls:
+        told = call.ended if call.tool == "announce" and session.succeeded(call) else None
+        if told is not None and call.outcome is Outcome.COMPLETE:
+            mark = call_of(call)
+            numbered = ((seen, each) for seen in session.events.values() for each in _numbered(seen.message))
+            said += [(told, seen) for seen, each in numbered if mark and each.call == mark.call]
+    for exchange in session.exchanges:
+        receives = exchange.path == "/mcp/receive"
+        if not exchange.streamed or exchange.began is None or not (receives or stream_of(exchange) == STANDALONE):
+            continue
+        after = EventId.parse(exchange.after) if exchange.after is not None else None
+        shown = {event.id for event in exchange.events}
+        for told, seen in said:
+            late = exchange.began < told < (exchange.ended or told) - LIVE_LIMIT
+            if late and seen.number > (after.number if after else 0) and seen.id not in shown:
+                yield Fault(Row.EVENTS_LOST, f"{seen.id}, told of at {told:.2f}, did not reach who listens", [exchange])
+
+
 def check_numbered(session: SessionRecords) -> Iterator[Fault]:
     """Of what a call says in turn nothing is missing, nothing is there twice, and the order is kept."""
     logged: defaultdict[Mark, dict[int, set[int]]] = defaultdict(dict)
@@ -291,7 +322,7 @@ def _check_indices(
     if session.deletions:
         return  # what was not read by then is gone with the session
     seen = set(logged) | set(unlogged)
-    arguments = call.message["params"]["arguments"] if call.tool is not None else {}
+    arguments = _arguments(call)
     said = arguments.get("steps") or arguments.get("times") or 0
     end = said if session.succeeded(call) else max(seen, default=-1) + 1
     missing = sorted(set(range(end)) - seen)
@@ -391,6 +422,29 @@ def check_replies(session: SessionRecords) -> Iterator[Fault]:
                 yield Fault(Row.REPLIES_LOST, f"the reply to {question} never arrived", [reply, call])
 
 
+def check_cancellations(session: SessionRecords) -> Iterator[Fault]:
+    """A call whose cancellation was acknowledged does not succeed, unless it was nearly done."""
+    for exchange in session.exchanges:
+        if exchange.status != 202 or exchange.method != "POST":
+            continue
+        if exchange.path == "/mcp/abort":
+            request_id = exchange.message["requestId"]
+        elif exchange.rpc_method == "notifications/cancelled":
+            request_id = exchange.message["params"]["requestId"]
+        else:
+            continue
+        calls = [call for call in session.calls if call.rpc_id == request_id and session.succeeded(call)]
+        for call in calls:
+            begun = call.began is not None and call.began < exchange.at < call.at + CANCEL_LIMIT
+            if exchange.path == "/mcp/abort" or (begun and _arguments(call).get("seconds", 0) >= LONG_CALL):
+                yield Fault(Row.CANCELLATIONS_LOST, f"{call_of(call)} was cancelled and succeeded", [exchange, call])
+
+
+def _arguments(call: Exchange) -> Message:
+    """Return the arguments of a tool call."""
+    return call.message["params"]["arguments"] if call.tool is not None else {}
+
+
 def check_internal_errors(records: Iterable[Exchange]) -> Iterator[Fault]:
     """No request fails for a reason that nobody foresaw."""
     for exchange in records:
@@ -414,10 +468,12 @@ CHECKS: Final = (
     check_session_ends,
     check_state,
     check_connections,
+    check_open_streams,
     check_numbered,
     check_answered,
     check_whose,
     check_replies,
+    check_cancellations,
 )
 
 

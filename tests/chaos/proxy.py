@@ -116,10 +116,12 @@ class _Connection:
 
     async def close(self) -> None:
         """Close it, after what was sent."""
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.gather(self._reading, return_exceptions=True)
-        self._writer.close()
+        try:
+            if self._reading is not None:
+                self._reading.cancel()
+                await asyncio.gather(self._reading, return_exceptions=True)
+        finally:
+            self._writer.close()
         with suppress(OSError):
             await self._writer.wait_closed()
 
@@ -170,19 +172,17 @@ class Proxy:
         turn = next(self._turns) % len(ready)
         return ready[turn:] + ready[:turn]
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._serve(_Connection(h11.SERVER, reader, writer)))
         self._tasks.add(task)
-        client = _Connection(h11.SERVER, reader, writer)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, client: _Connection) -> None:
         try:
             while await self._serve_one(client):
                 client.http.start_next_cycle()
-        except asyncio.CancelledError:
-            pass  # the proxy is closed; asyncio's own callback would fail on a cancelled task
         finally:
             await client.close()
-            self._tasks.discard(task)
 
     async def _serve_one(self, client: _Connection) -> bool:
         """Serve a client's next request; say whether the connection goes on."""

@@ -48,7 +48,7 @@ STOP_BOUND: Final = 10.0
 _FIRST: Final = 2.0
 _GAP: Final = (1.5, 4.0)
 _WEIGHTS: Final = {Kind.KILL: 4, Kind.STOP: 3, Kind.DRAIN: 3, Kind.STORE: 2}
-_AWAY: Final = {Kind.KILL: (0.1, 1.0), Kind.STOP: (1.0, 4.0), Kind.DRAIN: (0.0, 0.5), Kind.STORE: (0.5, 3.0)}
+_AWAY: Final = {Kind.KILL: (0.1, 1.0), Kind.STOP: (1.0, 4.0), Kind.DRAIN: (0.0, 0.5), Kind.STORE: (0.5, 4.5)}
 _REST: Final = 5.0
 _LONG_STOP_FROM: Final = 45.0
 """A run of fewer seconds is too short for a process to be stopped beyond the bound."""

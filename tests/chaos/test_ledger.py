@@ -9,7 +9,7 @@ import pytest
 
 from mcp_tornado.sessions import EventId
 from mcp_tornado.sessions.ids import session_key
-from tests.chaos.ledger import Fault, Row, judge
+from tests.chaos.ledger import LONG_CALL, Fault, Row, judge
 from tests.chaos.marks import marks_in
 from tests.chaos.records import Exchange, Message, Outcome, Passed
 
@@ -265,6 +265,29 @@ def come_back(run: Run) -> None:
     run.add("GET", "/mcp/session", body={})
 
 
+def outlive_session(run: Run) -> None:
+    run.add("GET", **run.stream(outcome=Outcome.HUNG_UP, ended=100.0))
+    run.add("DELETE", status=204)
+
+
+def never_tell_who_listens(run: Run) -> None:
+    run.find(method="GET", path="/mcp", after=None).ended = 100.0
+    run.call("announce", 21, steps=1, body=result(21, mark(21)))
+    listed = [(12, "get", update(21, 0, 1))]
+    run.add("GET", after=event_id(7, "get"), replay=True, **run.stream(*listed))
+
+
+def ignore_cancellation(run: Run) -> None:
+    call = run.call("wait", 21, body=result(21, mark(21)))
+    call.message["params"]["arguments"]["seconds"] = LONG_CALL
+    params = {"requestId": 21}
+    run.add("POST", message={"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}, status=202)
+
+
+def ignore_abort(run: Run) -> None:
+    run.add("POST", "/mcp/abort", message={"requestId": 4}, status=202)
+
+
 def fail_inside(run: Run) -> None:
     run.add("GET", "/mcp/session", status=500)
     run.add("GET", "/mcp/session", body={})
@@ -315,6 +338,10 @@ def serve_alone(run: Run) -> None:
         (mismatch_reply, Row.WRONG_SESSION),
         (lose_reply, Row.REPLIES_LOST),
         (come_back, Row.RESURRECTED),
+        (outlive_session, Row.RESURRECTED),
+        (never_tell_who_listens, Row.EVENTS_LOST),
+        (ignore_cancellation, Row.CANCELLATIONS_LOST),
+        (ignore_abort, Row.CANCELLATIONS_LOST),
         (fail_inside, Row.INTERNAL),
         (serve_alone, Row.NOT_SPREAD),
     ],
