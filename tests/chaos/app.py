@@ -78,9 +78,10 @@ async def ask(mark: str, times: int, ctx: Context) -> str:
 
 @server.tool()
 async def announce(mark: str, steps: int, ctx: Context) -> str:
-    """Say several things on the standalone stream."""
+    """Say several things on the standalone stream, and one that is the same every time."""
     for index in range(steps):
         await ctx.session.send_resource_updated(f"chaos:///{mark}.{index}/{steps}")
+    await ctx.session.send_tool_list_changed()
     return mark
 
 

@@ -304,6 +304,18 @@ def check_numbered(session: SessionRecords) -> Iterator[Fault]:
         yield from _check_indices(session, call, by_index, without_id)
 
 
+def check_list_changed(session: SessionRecords) -> Iterator[Fault]:
+    """Of the notifications that all look the same there are as many as calls that sent one."""
+    calls = [call for call in session.calls if call.tool == "announce"]
+    told = [call for call in calls if session.succeeded(call)]
+    methods = [(seen.message or {}).get("method") for seen in session.events.values() if seen.stream == STANDALONE]
+    count = methods.count("notifications/tools/list_changed")
+    if count > len(calls):
+        yield Fault(Row.EVENTS_TWICE, f"{count} times the list has changed in {len(calls)} calls", calls)
+    if count < len(told) and not session.deletions:
+        yield Fault(Row.EVENTS_LOST, f"{count} times the list has changed in {len(told)} successful calls", told)
+
+
 def _numbered(message: Message | None) -> list[Mark]:
     if message is None or "method" not in message:
         return []
@@ -470,6 +482,7 @@ CHECKS: Final = (
     check_connections,
     check_open_streams,
     check_numbered,
+    check_list_changed,
     check_answered,
     check_whose,
     check_replies,

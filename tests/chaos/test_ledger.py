@@ -45,6 +45,9 @@ def update(call: int, index: int, count: int = 2) -> Message:
     return {"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": params}
 
 
+LIST_CHANGED: Final[Message] = {"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}
+
+
 def question(request_id: str, call: int) -> Message:
     params = {"message": mark(call, 0, 1)}
     return {"jsonrpc": "2.0", "id": request_id, "method": "elicitation/create", "params": params}
@@ -97,7 +100,12 @@ def run() -> Run:
     run.call("announce", 3, steps=2, body=result(3, mark(3)))
     run.add("GET", **run.stream((4, "get", update(3, 0)), (7, "get", update(3, 1)), outcome=Outcome.HUNG_UP))
     run.call("echo", 4, path="/mcp/send", status=202, body={"accepted": 4})
-    received = [(4, "get", update(3, 0)), (7, "get", update(3, 1)), (8, "send-b", result(4, mark(4)))]
+    received = [
+        (4, "get", update(3, 0)),
+        (7, "get", update(3, 1)),
+        (8, "send-b", result(4, mark(4))),
+        (12, "get", LIST_CHANGED),
+    ]
     run.add("GET", "/mcp/receive", replay=True, **run.stream(*received))
     asked = [(9, "post-c", None), (10, "post-c", question("q1", 5)), (11, "post-c", result(5, mark(5)))]
     run.call("ask", 5, **run.stream(*asked))
@@ -219,16 +227,24 @@ def never_end(run: Run) -> None:
     run.call("echo", 20, status=None, outcome=Outcome.OPEN, ended=None)
 
 
-def never_answer_background(run: Run) -> None:
+def skip_list_changed(run: Run) -> None:
     del run.find(path="/mcp/receive").events[-1]
 
 
+def list_changed_twice(run: Run) -> None:
+    run.find(path="/mcp/receive").events.append(Passed(9.0, event_id(13, "get"), LIST_CHANGED))
+
+
+def never_answer_background(run: Run) -> None:
+    del run.find(path="/mcp/receive").events[-2:]
+
+
 def answer_background_twice(run: Run) -> None:
-    run.find(path="/mcp/receive").events.append(Passed(9.0, event_id(12, "send-b"), error(4)))
+    run.find(path="/mcp/receive").events.append(Passed(9.0, event_id(13, "send-b"), error(4)))
 
 
 def answer_stream_twice(run: Run) -> None:
-    run.find(after=event_id(2, "post-a")).events.append(Passed(9.0, event_id(12, "post-a"), error(2)))
+    run.find(after=event_id(2, "post-a")).events.append(Passed(9.0, event_id(13, "post-a"), error(2)))
 
 
 def answer_stranger(run: Run) -> None:
@@ -273,8 +289,8 @@ def outlive_session(run: Run) -> None:
 def never_tell_who_listens(run: Run) -> None:
     run.find(method="GET", path="/mcp", after=None).ended = 100.0
     run.call("announce", 21, steps=1, body=result(21, mark(21)))
-    listed = [(12, "get", update(21, 0, 1))]
-    run.add("GET", after=event_id(7, "get"), replay=True, **run.stream(*listed))
+    listed = [(13, "get", update(21, 0, 1)), (14, "get", LIST_CHANGED)]
+    run.add("GET", after=event_id(12, "get"), replay=True, **run.stream(*listed))
 
 
 def ignore_cancellation(run: Run) -> None:
@@ -320,6 +336,8 @@ def serve_alone(run: Run) -> None:
         (repeat_what_had_no_id, Row.EVENTS_TWICE),
         (swap, Row.OUT_OF_ORDER),
         (swap_numbers, Row.OUT_OF_ORDER),
+        (skip_list_changed, Row.EVENTS_LOST),
+        (list_changed_twice, Row.EVENTS_TWICE),
         (change_event, Row.EVENTS_LOST),
         (never_answer_stream, Row.UNANSWERED),
         (break_after_head, Row.UNANSWERED),
