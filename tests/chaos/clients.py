@@ -245,9 +245,10 @@ class SDKClient:
             await self._call(client, "wait", seconds=LONG_CALL)
 
     async def _several(self, client: Client) -> None:
-        """Call two tools at once."""
+        """Call three tools at once."""
         async with asyncio.TaskGroup() as tasks:
-            for action in self._random.sample([self._echo, self._report, self._wait, self._announce], 2):
+            actions = [self._echo, self._report, self._wait, self._announce, self._remember, self._remember]
+            for action in self._random.sample(actions, 3):
                 tasks.create_task(self._tolerant(action(client)))
 
     async def _tolerant(self, call: Awaitable[None]) -> None:
