@@ -69,6 +69,7 @@ class MCPApplication(Application):
             stream_after=settings.events.stream_after_seconds,
             json_responses=settings.server.json_responses,
             issue_sessions=sessions.mode != "off",
+            request_state_keys=sessions.request_state_keys,
         )
         self._cleanup = CleanupService(self._manager, sessions.cleanup_interval_seconds, metrics=metrics)
         self._active = web.ActiveRequests()

@@ -53,6 +53,7 @@ _DEFAULT_TABLE: Final = "default"
 _ENVIRONMENTS: Final = ("development", "testing", "production")
 
 _CENTURY: Final = 100 * 365 * 86_400
+_KEY_LENGTH: Final = 32
 _OWN_PATHS: Final = ("/healthz", "/readyz", "/metrics")
 _HOST: Final = r"(\[[0-9A-Fa-f:.]+\]|[^\s\[\]:/*?#@,]+)(:\d{1,5})?"
 _SCHEME: Final = r"[A-Za-z][A-Za-z0-9+.-]*://"
@@ -135,6 +136,15 @@ def _text_list(allowed: str, pattern: str, *, may_be_empty: bool) -> _Rule:
         return all(isinstance(item, str) and re.fullmatch(pattern, item) for item in value)
 
     return _Rule(allowed, accepts, tuple)
+
+
+def _keys() -> _Rule:
+    def accepts(value: object) -> bool:
+        if not _is_list(value) or not all(isinstance(item, str) and len(item) >= _KEY_LENGTH for item in value):
+            return False
+        return len(set(value)) == len(value)
+
+    return _Rule(f"a list of texts, all different, of at least {_KEY_LENGTH} random characters", accepts, tuple)
 
 
 def _path() -> _Rule:
@@ -279,6 +289,12 @@ class SessionSettings:
     # Below the 2 bytes of "{}" no session could even begin, and 0 would read like "no limit".
     max_state_bytes: int = _setting(65_536, _whole(2))
     """The largest state of a session in bytes of JSON."""
+
+    # Here, although the stateless era has no sessions: it is what that era has instead, and a key that is not given
+    # is kept in the store.
+    request_state_keys: tuple[str, ...] = _setting((), _keys(), shown=False)
+    """What `requestState` is sealed with between the rounds of a request: the first key seals, all of them open, so
+    that keys can be exchanged one after the other. Empty: a key is made once and kept in the store."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -450,8 +466,10 @@ def masked(key: str, value: object) -> object:
     The whole value is `***` where the key, or inside a mapping an entry's name, speaks of a password, secret,
     token, key or credential. In text, `user:password@` becomes `***@`, and the values of URL parameters with
     such names become `***`. Where it is unclear what belongs to a password, more is masked rather than less:
-    a URL that cannot be parsed shows its scheme only. Objects are shown as text.
+    a URL that cannot be parsed shows its scheme only. Objects are shown as text. A list that is empty holds no secret.
     """
+    if _is_list(value) and not value:
+        return []
     if _SECRET_NAME.search(key):
         return _MASK
     if _is_table(value):

@@ -13,6 +13,8 @@ import pytest
 from mcp_tornado.config import ConfigError, Settings, describe, load_settings, masked, settings_from_sections
 
 REPOSITORY = Path(__file__).parents[1]
+KEY = "0123456789abcdefghijklmnopqrstuv"
+"""A key for `requestState`, as short as it may be."""
 
 DEFAULTS = {
     "app": "mcp_tornado.demo:server",
@@ -44,6 +46,7 @@ DEFAULTS = {
     "sessions.max_sessions": 100000,
     "sessions.max_per_principal": 0,
     "sessions.max_state_bytes": 65536,
+    "sessions.request_state_keys": (),
     "events.max_per_session": 1000,
     "events.max_bytes": 1048576,
     "events.ttl_seconds": 3600,
@@ -299,6 +302,7 @@ class TestVariables:
             ("LOG__LEVEL", "debug", "log.level", "DEBUG"),
             ("SESSIONS__MODE", "off", "sessions.mode", "off"),
             ("SESSIONS__STORE", "redis://db:6379/0", "sessions.store", "redis://db:6379/0"),
+            ("SESSIONS__REQUEST_STATE_KEYS", f'["{KEY}"]', "sessions.request_state_keys", (KEY,)),
             ("SESSIONS__STORE_OPTIONS", "{maxPoolSize = 5}", "sessions.store_options", {"maxPoolSize": 5}),
             ("SESSIONS__STORE_OPTIONS__DRIVER", "motor", "sessions.store_options", {"driver": "motor"}),
             ("SESSIONS__STORE_OPTIONS__maxPoolSize", "5", "sessions.store_options", {"maxPoolSize": 5}),
@@ -636,6 +640,13 @@ class TestAllowedValues:
 
         assert str(caught.value).startswith(f"{key}: {value!r} is not allowed: ")
 
+    @pytest.mark.parametrize("keys", [KEY, [KEY[1:]], [KEY, KEY], [KEY, [KEY]], [KEY, 1]])
+    def test_refuses_keys_without_telling_them(self, keys: object) -> None:
+        with pytest.raises(ConfigError, match=r"^sessions.request_state_keys: .* 32 random characters$") as caught:
+            settings_from_sections(sessions={"request_state_keys": keys})
+
+        assert KEY[1:] not in str(caught.value)
+
     @pytest.mark.parametrize("app", ["pkg.mod", "pkg.mod:", ":server", "pkg.mod:1", "", 5])
     def test_refuses_an_app_that_names_no_attribute(self, app: object) -> None:
         with pytest.raises(ConfigError, match=r"^app: .* is not allowed"):
@@ -798,10 +809,15 @@ class TestMasking:
 
     def test_repr_tells_no_secret(self) -> None:
         settings = settings_from_sections(
-            sessions={"store": "redis://me:hunter2@db", "store_options": {"password": "hunter2"}}
+            sessions={
+                "store": "redis://me:hunter2@db",
+                "store_options": {"password": "hunter2"},
+                "request_state_keys": [KEY],
+            }
         )
 
         assert "hunter2" not in repr(settings)
+        assert KEY not in repr(settings)
 
 
 class TestDescribe:
@@ -819,13 +835,14 @@ class TestDescribe:
         assert "***" not in str(describe(load_settings()))
 
     def test_masks_secrets(self, directory: Path) -> None:
-        options = 'store_options = {password = "hunter2", db = 1}'
-        write(directory, f'[default.sessions]\nstore = "redis://me:hunter2@db"\n{options}', ".secrets.toml")
+        more = f'store_options = {{password = "hunter2", db = 1}}\nrequest_state_keys = ["{KEY}"]'
+        write(directory, f'[default.sessions]\nstore = "redis://me:hunter2@db"\n{more}', ".secrets.toml")
 
         listed = describe(load_settings())
 
         assert ("sessions.store", "redis://***@db", ".secrets.toml [default]") in listed
         assert ("sessions.store_options", {"password": "***", "db": 1}, ".secrets.toml [default]") in listed
+        assert ("sessions.request_state_keys", "***", ".secrets.toml [default]") in listed
 
 
 class TestTheFileOfTheRepository:

@@ -24,6 +24,7 @@ from mcp_tornado.kernel.outgoing import OutgoingRequests
 from mcp_tornado.kernel.patience import Patience
 from mcp_tornado.kernel.processes import PULSE, Processes, Pulse
 from mcp_tornado.kernel.readers import Readers
+from mcp_tornado.kernel.request_state import shared_request_state
 from mcp_tornado.kernel.responses import Answer, ResponseStream, SessionExchange
 from mcp_tornado.kernel.routing import Routing
 from mcp_tornado.kernel.standalone import StandaloneStreams
@@ -36,6 +37,7 @@ from mcp_tornado.kernel.streams import (
     is_received,
     just_before,
 )
+from mcp_tornado.kernel.subscriptions import shared_subscriptions
 from mcp_tornado.log import get_logger
 from mcp_tornado.metrics import Metrics
 from mcp_tornado.sessions import (
@@ -77,6 +79,7 @@ class Kernel:
         stream_after: Seconds after which a POST that emitted nothing becomes a stream.
         json_responses: Whether a POST on `/mcp` never becomes a stream.
         issue_sessions: Whether `initialize` makes a session.
+        request_state_keys: With which `requestState` is sealed; see `SharedKeys`.
         pulse: How often this process says that it lives.
     """
 
@@ -90,6 +93,7 @@ class Kernel:
         stream_after: float,
         json_responses: bool,
         issue_sessions: bool,
+        request_state_keys: Sequence[str] = (),
         pulse: Pulse = PULSE,
     ) -> None:
         self._server = hosted.server
@@ -98,6 +102,7 @@ class Kernel:
         self._metrics = metrics
         self._patience = None if json_responses else Patience(stream_after)
         self._issue_sessions = issue_sessions
+        self._request_state_keys = request_state_keys
         self._processes = Processes(log, manager, pulse, self._revived)
         process = self._processes.name
         self._mail = Mail(log, self._processes)
@@ -129,6 +134,8 @@ class Kernel:
             lifespan_state = await stack.enter_async_context(self._server.lifespan(self._server))
             # After the lifespan: it may be what sets tracing up.
             stack.enter_context(without_idle_tracing(self._server))
+            sealed = shared_request_state(self._server, self._log, self._processes.name, self._request_state_keys)
+            await stack.enter_async_context(sealed)
             connect = partial(SessionConnection, self._server, lifespan_state, self._log, self._outgoing)
             self._pool = ConnectionPool(connect, self._calls.__contains__)
             self._handshake = Handshake(self._manager, self._pool, self._outgoing, issue_sessions=self._issue_sessions)
@@ -137,7 +144,8 @@ class Kernel:
             await self._mail.start()
             keepers = [asyncio.create_task(self._keep_alive()), asyncio.create_task(self._processes.live())]
             try:
-                yield
+                async with shared_subscriptions(self._server, self._mail):
+                    yield
             finally:
                 await self._end()
                 for keeper in keepers:

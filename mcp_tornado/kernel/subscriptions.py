@@ -1,0 +1,122 @@
+"""`subscriptions/listen` (MCP 2026-07-28): what is published in one process is heard in all of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
+from typing import Any, Final
+
+from mcp.server.lowlevel.server import Server
+from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
+from mcp.shared.subscriptions import ServerEvent, event_from_wire, event_to_notification
+
+from mcp_tornado.kernel.mail import Content, Mail
+from mcp_tornado.kernel.stateless import LISTEN
+from mcp_tornado.log import get_logger
+
+_log = get_logger(__name__)
+
+PUBLISHED: Final = "published"
+"""The kind of mail that tells what was published; `events` has it as the notifications of the protocol."""
+
+_AT_ONCE: Final = 100
+"""How many events are told in one mail."""
+_PAUSES: Final = (0.0, 0.5, 2.0)
+"""Seconds before each attempt to tell the others."""
+_LAST_SECONDS: Final = 2.0
+"""How long an end waits for what is not told yet."""
+
+_came_by_mail: ContextVar[bool] = ContextVar("_came_by_mail", default=False)
+"""Whether what is published here and now came from another process: it is not to be told again."""
+
+
+@asynccontextmanager
+async def shared_subscriptions(server: Server[Any], mail: Mail) -> AsyncGenerator[None]:
+    """Tell the other processes what is published on the server's bus, and publish there what they tell.
+
+    The order of what one process publishes is kept. Whoever publishes waits for nothing, and those who listen in this
+    process hear it whether or not the store is there. An event says that something has changed, not what: one that the
+    store does not take in a few attempts is dropped, with a warning. A bus that is not the SDK's own in-memory one
+    belongs to the user, who shares it or does not.
+    """
+    bus = _bus_of(server)
+    if bus is None:
+        yield
+        return
+    bridge = _Bridge(bus, mail)
+    mail.on(PUBLISHED, bridge.publish)
+    unsubscribe = bus.subscribe(bridge.take)
+    telling = asyncio.create_task(bridge.tell())
+    try:
+        yield
+    finally:
+        unsubscribe()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_SECONDS):
+                await bridge.all_told()
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
+
+
+def _bus_of(server: Server[Any]) -> InMemorySubscriptionBus | None:
+    entry = server.get_request_handler(LISTEN)
+    if entry is None or not isinstance(entry.handler, ListenHandler):
+        return None
+    # The SDK takes a bus, when a server is made, and never gives it out again.
+    bus = entry.handler._bus  # pyright: ignore[reportPrivateUsage]
+    return bus if type(bus) is InMemorySubscriptionBus else None
+
+
+class _Bridge:
+    """Between the bus of this process and the mail of all."""
+
+    def __init__(self, bus: InMemorySubscriptionBus, mail: Mail) -> None:
+        self._bus = bus
+        self._mail = mail
+        self._untold: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
+
+    def take(self, event: ServerEvent) -> None:
+        """Note what was published in this process; it is what the bus calls."""
+        if not _came_by_mail.get():
+            notification = event_to_notification(event, {})
+            self._untold.put_nowait(notification.model_dump(mode="json", by_alias=True, exclude_none=True))
+
+    async def tell(self) -> None:
+        """Tell the other processes what was noted, until cancelled."""
+        while True:
+            events = [await self._untold.get(), *self._waiting(_AT_ONCE - 1)]
+            if not await self._tell(events):
+                events += self._waiting(self._untold.qsize())
+                hint = "the store is away; who listens at other processes does not hear of them"
+                _log.warning("subscriptions.not_told", events=len(events), hint=hint)
+            for _ in events:
+                self._untold.task_done()
+
+    async def all_told(self) -> None:
+        """Return once nothing is left to be told."""
+        await self._untold.join()
+
+    async def publish(self, mail: Content) -> bool:
+        """Publish in this process what another one tells; events of a kind that is not known yet are passed over."""
+        token = _came_by_mail.set(True)
+        try:
+            for notification in mail["events"]:
+                event = event_from_wire(notification["method"], notification.get("params"))
+                if event is not None:
+                    await self._bus.publish(event)
+        finally:
+            _came_by_mail.reset(token)
+        return False
+
+    def _waiting(self, limit: int) -> list[Mapping[str, Any]]:
+        return [self._untold.get_nowait() for _ in range(min(limit, self._untold.qsize()))]
+
+    async def _tell(self, events: list[Mapping[str, Any]]) -> bool:
+        for pause in _PAUSES:
+            await asyncio.sleep(pause)
+            with suppress(Exception):  # the guard of the store has logged it
+                await self._mail.broadcast(PUBLISHED, {"events": events})
+                return True
+        return False
