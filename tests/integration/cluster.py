@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -219,8 +219,8 @@ class Front:
     def origin(self) -> str:
         return self.url.removesuffix("/mcp")
 
-    async def server_of(self, message: Mapping[str, Any]) -> Server:
-        """Return the process that got a message, once one has it."""
+    async def server_of(self, message: Any) -> Server:
+        """Return the process that got a message, or a batch, once one has it."""
 
         async def takers() -> list[Server]:
             processes = [each.process for each in self._proxy.records if each.message == message]
