@@ -3,30 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, stop_never, wait_exponential_jitter
 
 from mcp_tornado.sessions import EventLog, SessionError
 from mcp_tornado.sessions.encoding import encode
 
+_REPEATABLE: Final = frozenset(
+    {
+        "notifications/tools/list_changed",
+        "notifications/prompts/list_changed",
+        "notifications/resources/list_changed",
+        "notifications/resources/updated",
+    }
+)
+"""Notifications that say nothing new when they come twice, and much when they come at all."""
+
 
 class PatientLog:
     """Appends events once each, trying again while the store is away.
 
     Where an attempt failed it is not known whether the store took the event: before the next one the log is searched
-    for it.
+    for it, after the newest event that is known.
 
     Args:
         log: The log.
         key: Whose events.
         stream: The stream.
+        shared: Whether others write to the stream too. An equal event may be another one then: where nothing tells
+            them apart, the event is rather written twice than not at all.
     """
 
-    def __init__(self, log: EventLog, key: str, stream: str) -> None:
+    def __init__(self, log: EventLog, key: str, stream: str, *, shared: bool = False) -> None:
         self.key = key
         self.stream = stream
         self._log = log
+        self._shared = shared
         self._newest: str | None = None
         """The newest event that is known to be in the log."""
 
@@ -74,6 +87,8 @@ class PatientLog:
 
     async def _find(self, message: Mapping[str, Any] | None) -> str | None:
         """Return the id of an event that is in the log although nobody was told so."""
+        if self._shared and not self._is_recognizable(message or {}):
+            return None
         wanted, after = encode(message), self._newest
         while events := await self._log.read(self.key, after, stream=self.stream):
             for event in events:
@@ -81,3 +96,6 @@ class PatientLog:
                     return event.id
             after = events[-1].id
         return None
+
+    def _is_recognizable(self, message: Mapping[str, Any]) -> bool:
+        return "id" in message or (self._newest is not None and message.get("method") not in _REPEATABLE)

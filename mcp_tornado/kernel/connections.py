@@ -54,6 +54,7 @@ class SessionConnection:
         self._key = ""
         self._revision = -1
         self._journal: Journal = ()
+        self._standalone: PatientLog | None = None
         self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
@@ -174,7 +175,9 @@ class SessionConnection:
             _log.debug("message.dropped", session=short_key(self._key), method=method)
 
     async def _emit(self, message: dict[str, Any]) -> None:
-        await PatientLog(self._log, self._key, STANDALONE).append(message, seconds=_STORE_PATIENCE)
+        if self._standalone is None or self._standalone.key != self._key:
+            self._standalone = PatientLog(self._log, self._key, STANDALONE, shared=True)
+        await self._standalone.append(message, seconds=_STORE_PATIENCE)
 
 
 class _Started:

@@ -109,10 +109,13 @@ class Kernel:
         self._outgoing = OutgoingRequests(process)
         self._calls: dict[str, list[Call]] = {}
         self._readers = Readers(log, self._lives, Orphans(log, self._processes), process)
-        self._standalone = StandaloneStreams(log, self._processes, self._mail, self._readers)
+        self._standalone = StandaloneStreams(log, self._processes, self._mail, self._readers, self._spawn_aside)
         self._routing = Routing(self._mail, self._outgoing, self._cancel, self._forget_soon, self._spawn)
         self._exchanges: set[StandaloneExchange] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
+        """What a drain waits for."""
+        self._aside: set[asyncio.Task[Any]] = set()
+        """What it does not wait for."""
         self._draining = False
         self._pool: ConnectionPool
         self._handshake: Handshake
@@ -314,7 +317,7 @@ class Kernel:
             shown,
             self._outgoing,
             close_stream=stream.detach if resumable else None,
-            close_standalone=partial(_close_standalone, self._readers, session.key) if resumable else None,
+            close_standalone=partial(self._standalone.close, session.key) if resumable else None,
         )
         call = Call(request, context, stream, metrics=self._metrics, spawn=self._spawn)
         self._calls.setdefault(session.key, []).append(call)
@@ -441,7 +444,7 @@ class Kernel:
     def release(self, reader: StreamReader) -> None:
         """Say that a reader is no longer read."""
         if self._readers.release(reader):
-            self._spawn(self._standalone.give_up(reader.key))
+            self._spawn_aside(self._standalone.give_up(reader.key))
 
     # ------------------------------------------------------------------ requests that stand alone
 
@@ -548,9 +551,10 @@ class Kernel:
         self._draining = True
         await self._abort_all()
         self._readers.close_all()
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._aside]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._patience is not None:
             self._patience.close()
         await self._pool.close()
@@ -577,10 +581,17 @@ class Kernel:
             raise SessionError(ErrorCode.SERVER_DRAINING)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        return _kept(asyncio.create_task(work), self._tasks)
+
+    def _spawn_aside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return _kept(asyncio.create_task(work), self._aside)
+
+
+def _kept(task: asyncio.Task[None], tasks: set[asyncio.Task[Any]]) -> asyncio.Task[None]:
+    """Return a task that stands in a set as long as it runs."""
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+    return task
 
 
 def _journal_full() -> SessionError:
@@ -594,10 +605,6 @@ async def _first_message(reader: StreamReader, patience: float) -> str | None:
             if frame is None or frame.message is not None:
                 return frame.id if frame is not None else None
     return None
-
-
-async def _close_standalone(readers: Readers, key: str) -> None:
-    readers.close_standalone(key)
 
 
 async def _contained(work: Awaitable[None]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
+from mcp_tornado.kernel.calls import Spawn
 from mcp_tornado.kernel.mail import Content, Mail
 from mcp_tornado.kernel.processes import Processes
 from mcp_tornado.kernel.readers import Readers, standalone_conflict
@@ -14,10 +15,13 @@ HOLDER: Final = "standalone.holder"
 """Asks who reads a session's standalone stream."""
 TAKEN: Final = "standalone.taken"
 """Says that another process reads a session's standalone stream from now on."""
+CLOSE: Final = "standalone.close"
+"""Asks whoever reads a session's standalone stream to close the connection."""
 
 _ANSWER_SECONDS: Final = 2.0
 """How long whoever holds a stream may take to say so."""
-_LOOK_SECONDS: Final = 0.2
+_LOOK_SECONDS: Final = (0.2, 10.0)
+"""The first and the longest pause until it is tried again to get a lease that another process has."""
 _LEASE_SECONDS: Final = 90.0
 """How long a lease lasts; it is renewed with the sessions that are kept alive."""
 
@@ -33,15 +37,18 @@ class StandaloneStreams:
         processes: Tells whose lease is ours.
         mail: Reaches the other processes.
         readers: What is read in this process.
+        spawn: Starts a task that the kernel ends at its end.
     """
 
-    def __init__(self, log: EventLog, processes: Processes, mail: Mail, readers: Readers) -> None:
+    def __init__(self, log: EventLog, processes: Processes, mail: Mail, readers: Readers, spawn: Spawn) -> None:
         self._log = log
         self._owner = processes.name
         self._mail = mail
         self._readers = readers
+        self._spawn = spawn
         mail.on(HOLDER, self._is_held)
         mail.on(TAKEN, self._let_go)
+        mail.on(CLOSE, self._close)
 
     async def take(self, key: str, *, over: bool) -> None:
         """Take a session's stream, or take it over from whoever holds it.
@@ -49,12 +56,26 @@ class StandaloneStreams:
         Raises:
             SessionError: `SESSION_CONFLICT`: somebody holds it and it is not to be taken over; `STORE_UNAVAILABLE`.
         """
-        if await self._claim(key):
+        has_lease = await self._claim(key)
+        if has_lease and not over:
             return
         if not over and await self._somebody_holds(key):
             raise standalone_conflict()
-        # Without the lease, until that of the one before has ended: whoever asks is answered all the same.
         await self._mail.broadcast(TAKEN, {"session": key})
+        if not has_lease:
+            # Until the one before has let go, or its lease has ended: whoever asks is answered all the same.
+            self._spawn(self._claim_later(key))
+
+    async def close(self, key: str) -> None:
+        """Close the connection that reads a session's stream, wherever it is, for the client to come back.
+
+        Raises:
+            SessionError: `STORE_UNAVAILABLE`.
+        """
+        if self._readers.holds_standalone(key):
+            self._readers.close_standalone(key)
+        else:
+            await self._mail.broadcast(CLOSE, {"session": key})
 
     async def renew(self, key: str) -> None:
         """Renew the lease of a stream that is read here, if one is.
@@ -78,11 +99,22 @@ class StandaloneStreams:
     async def _claim(self, key: str) -> bool:
         return await self._log.claim(_lease(key), self._owner, _LEASE_SECONDS)
 
+    async def _claim_later(self, key: str) -> None:
+        pause, longest = _LOOK_SECONDS
+        while self._readers.holds_standalone(key):
+            try:
+                if await self._claim(key):
+                    return
+            except SessionError:
+                pass  # the store is away: at the next turn
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, longest)
+
     async def _somebody_holds(self, key: str) -> bool:
         asking = asyncio.create_task(self._mail.ask(HOLDER, {"session": key}, _ANSWER_SECONDS))
         try:
             while True:
-                done, _ = await asyncio.wait([asking], timeout=_LOOK_SECONDS)
+                done, _ = await asyncio.wait([asking], timeout=_LOOK_SECONDS[0])
                 if done:
                     return asking.result()
                 if await self._claim(key):
@@ -95,6 +127,10 @@ class StandaloneStreams:
 
     async def _let_go(self, mail: Content) -> bool:
         self._readers.close_standalone(_session(mail), at_once=True)
+        return False
+
+    async def _close(self, mail: Content) -> bool:
+        self._readers.close_standalone(_session(mail))
         return False
 
 
