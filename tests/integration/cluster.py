@@ -147,7 +147,8 @@ class Cluster:
                 server.signal()
         for server in self.living:
             assert server.wait() == 0, "".join(server.texts[-50:])
-            assert [line for line in server.failures() if line["event"] not in expected] == []
+            failures = [line for line in server.failures() if line["event"] not in expected]
+            assert failures == [], failures
 
     def close(self) -> None:
         """Leave nothing behind."""
