@@ -24,7 +24,7 @@ from starlette.requests import Request as StarletteRequest
 from mcp_tornado.kernel.messages import Request
 from mcp_tornado.kernel.request_state import KEPT_KEY, SharedKeys, shared_request_state
 from mcp_tornado.kernel.stateless import StatelessEra
-from mcp_tornado.sessions import EventLog
+from mcp_tornado.sessions import Event, EventLog
 from mcp_tornado.stores.memory import MemoryStore
 from mcp_tornado.stores.plugins import open_store
 from mcp_tornado.testing import FakeClock
@@ -264,23 +264,54 @@ async def test_a_process_that_died_while_it_made_the_key_keeps_nobody_from_it() 
         assert agree(await waiting, await started(log, "third"))
 
 
+async def test_who_looked_before_another_made_the_key_makes_none() -> None:
+    async with MemoryStore(FakeClock()) as log:
+        others: list[SharedKeys] = []
+
+        class Overtaken(Passing):
+            """Has another process make the key between a look and what follows."""
+
+            async def claim(self, *arguments: Any) -> bool:
+                others.append(await started(log, "faster"))
+                return await log.claim(*arguments)
+
+        assert agree(await started(Overtaken(log), "slower"), *others)
+
+
+class Passing(EventLog):
+    """A log that does what another does."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+
+    async def append(self, *arguments: Any, **more: Any) -> str:
+        return await self._log.append(*arguments, **more)
+
+    async def read(self, *arguments: Any, **more: Any) -> list[Event]:
+        return await self._log.read(*arguments, **more)
+
+    async def wait(self, *arguments: Any) -> bool:
+        return await self._log.wait(*arguments)
+
+    async def claim(self, *arguments: Any) -> bool:
+        return await self._log.claim(*arguments)
+
+    async def release(self, *arguments: Any) -> None:
+        await self._log.release(*arguments)
+
+
 async def _die_while_making(log: EventLog) -> None:
     class Death(Exception):
         pass
 
-    class Deadly(EventLog):
+    class Deadly(Passing):
         """Ends whoever would store something."""
-
-        read = log.read
-        wait = log.wait
-        claim = log.claim
-        release = log.release
 
         async def append(self, *_: Any, **__: Any) -> str:
             raise Death
 
     with pytest.raises(Death):
-        await started(Deadly(), "first")
+        await started(Deadly(log), "first")
 
 
 async def test_a_key_that_the_store_lost_is_put_there_again() -> None:
@@ -320,4 +351,5 @@ async def test_the_key_stays_in_the_store_as_long_as_a_process_looks(scheme: str
             clock.advance(23 * 3600)
             await first.look()
             await store.sweep(clock(), 1000)
+            assert await store.read(KEPT_KEY, None)
         assert agree(first, await started(store, "second"))
