@@ -3,12 +3,16 @@
 # No `from __future__ import annotations`: the SDK resolves the annotations of tools at run time.
 
 import asyncio
+import warnings
 
 from mcp.server.mcpserver import AcceptedElicitation, Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.shared.exceptions import MCPDeprecationWarning
 from pydantic import BaseModel
 
 from mcp_tornado import state
+
+warnings.simplefilter("ignore", MCPDeprecationWarning)  # logging still exists, and most servers use it
 
 PATIENCE = 45
 """Seconds after which a tool no longer waits for the client's answer; longer than any process is stopped."""

@@ -14,7 +14,7 @@ import orjson
 from mcp_tornado.kernel.streams import STANDALONE
 from mcp_tornado.sessions import EventId
 from tests.chaos.clients import ACCEPT, ANSWER_LIMIT, RETRY_SECONDS, SharedTransport, World
-from tests.chaos.ledger import SessionRecords, sessions_in, stream_of
+from tests.chaos.evidence import SessionRecords, sessions_in, stream_of
 from tests.chaos.marks import Mark
 from tests.chaos.proxy import REPLAY_HEADER
 from tests.chaos.records import Exchange, Message, is_response
@@ -70,6 +70,8 @@ class _Auditor:
             return
         parts = [each for each in self._session.exchanges if stream_of(each) == stream_of(call)]
         if not self._session.answers(call):
+            for event in (event for each in parts for event in each.events):
+                await self._reply(event.message)
             newest = max(event.id for each in parts for event in each.events if event.id is not None)
             await self._read_until(newest, lambda _, message: is_response(message), replay=False)
         if len(parts) > 1:
@@ -87,6 +89,9 @@ class _Auditor:
                 if response is None or response.status_code != 200:
                     return
                 events: list[dict[str, Any]] = response.json()["events"]
+                if open_calls:
+                    for event in events:
+                        await self._reply(event["message"])
                 open_calls -= {event["message"].get("id") for event in events if is_response(event["message"])}
                 said += [event["id"] for event in events if _is_standalone(event["id"])]
                 after = response.json()["after"]
@@ -94,6 +99,13 @@ class _Auditor:
                     break
         if len(said) > 1:
             await self._read_until(said[0], lambda event_id, _: event_id == said[-1], replay=True)
+
+    async def _reply(self, message: Message | None) -> None:
+        """Answer a question whose client may be gone; an answer that nobody waits for is dropped."""
+        if message is not None and message.get("method") == "elicitation/create":
+            content = {"mark": message["params"]["message"]}
+            result = {"action": "accept", "content": content}
+            await self._insist("POST", "", {"jsonrpc": "2.0", "id": message["id"], "result": result})
 
     async def _read_until(self, after: str, is_last: Any, *, replay: bool) -> None:
         """Read a stream after an event until the last one has come; a stream that ends before is read on."""
@@ -103,6 +115,8 @@ class _Auditor:
                     async with aclosing(self._events(after, replay)) as events:
                         async for event_id, message in events:
                             after = event_id or after
+                            if not replay:
+                                await self._reply(message)
                             if is_last(event_id, message):
                                 return
                     await asyncio.sleep(RETRY_SECONDS)

@@ -22,7 +22,7 @@ from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPDeprecationWarning, MCPError
 
-from tests.chaos.ledger import LONG_CALL
+from tests.chaos.check_answers import LONG_CALL
 from tests.chaos.marks import Mark, new_name
 
 CALL_LIMIT: Final = 75.0

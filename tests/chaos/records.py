@@ -83,6 +83,11 @@ class Exchange:
         return self.message["params"]["name"] if self.is_call and self.rpc_method == "tools/call" else None
 
     @property
+    def arguments(self) -> Message:
+        """The arguments of the tool that is called."""
+        return self.message["params"]["arguments"] if self.tool is not None else {}
+
+    @property
     def error_code(self) -> str | None:
         """The symbolic code of an answer that is an error of the server's."""
         error = self.body.get("error") if isinstance(self.body, dict) else None

@@ -55,7 +55,7 @@ _LONG_STOP_FROM: Final = 45.0
 
 
 def draw_schedule(random: Random, seconds: float, processes: int) -> list[Action]:
-    """Draw what happens in so many seconds: something of every kind first, then anything.
+    """Draw what happens in so many seconds: something of every kind first, then anything, and one stop that is long.
 
     A process that was disturbed has some time to come back before it is disturbed again.
     """
@@ -66,9 +66,11 @@ def draw_schedule(random: Random, seconds: float, processes: int) -> list[Action
     at = _FIRST
     long_stop_due = seconds >= _LONG_STOP_FROM
     while at < seconds - 2:
+        if long_stop_due and at > seconds / 3:
+            kinds.append(Kind.STOP)
         kind = kinds.pop() if kinds else random.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
         away = random.uniform(*_AWAY[kind])
-        if long_stop_due and kind is Kind.STOP and at > seconds / 3:
+        if long_stop_due and at > seconds / 3:
             away, long_stop_due = STOP_BOUND + away, False
         process = None
         if kind is not Kind.STORE:
@@ -82,7 +84,7 @@ def draw_schedule(random: Random, seconds: float, processes: int) -> list[Action
 
 @dataclass
 class Disturber:
-    """Carries out a schedule. One process lives at any time, and the store is away only while all of them run."""
+    """Carries out a schedule. One process lives at any time, and nothing is disturbed twice at once."""
 
     processes: Sequence[Served]
     store: Store
@@ -91,6 +93,7 @@ class Disturber:
 
     def __post_init__(self) -> None:
         self._places = asyncio.Semaphore(max(1, len(self.processes) - 1))
+        self._store_lock = asyncio.Lock()
 
     async def run(self, actions: Sequence[Action]) -> None:
         """Carry out the schedule, and return when everything is up again."""
@@ -103,22 +106,13 @@ class Disturber:
 
     async def _carry_out(self, action: Action) -> None:
         if action.process is None:
-            await self._interrupt_store(action)
-            return
-        process = self.processes[action.process]
-        async with self._places, process.lock:
-            await {Kind.KILL: _kill, Kind.STOP: _stop, Kind.DRAIN: _drain}[action.kind](process, action.seconds)
+            async with self._store_lock:
+                await self.store.interrupt(action.seconds, hard=action.hard)
+        else:
+            process = self.processes[action.process]
+            async with self._places, process.lock:
+                await {Kind.KILL: _kill, Kind.STOP: _stop, Kind.DRAIN: _drain}[action.kind](process, action.seconds)
         self.done[_COUNTED[action.kind]] += 1
-
-    async def _interrupt_store(self, action: Action) -> None:
-        for _ in range(max(1, len(self.processes) - 1)):
-            await self._places.acquire()
-        try:
-            await self.store.interrupt(action.seconds, hard=action.hard)
-        finally:
-            for _ in range(max(1, len(self.processes) - 1)):
-                self._places.release()
-        self.done[_COUNTED[Kind.STORE]] += 1
 
 
 _COUNTED: Final = {Kind.KILL: "kills", Kind.STOP: "stops", Kind.DRAIN: "drains", Kind.STORE: "store restarts"}

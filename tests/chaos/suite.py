@@ -18,6 +18,7 @@ import orjson
 from tests.chaos import ledger
 from tests.chaos.audit import audit
 from tests.chaos.clients import CALL_LIMIT, World, http_transport, run_clients
+from tests.chaos.faults import Fault, Row
 from tests.chaos.processes import Served
 from tests.chaos.proxy import Proxy
 from tests.chaos.records import Exchange
@@ -50,12 +51,18 @@ class Plan:
     calm: bool = False
     """Whether nothing is disturbed."""
 
+    def __str__(self) -> str:
+        return (
+            f"{self.store}: {self.clients} clients, {self.processes} processes, {self.seconds:g} seconds, "
+            f"--seed {self.seed}"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
     """What came of it."""
 
-    faults: list[ledger.Fault]
+    faults: list[Fault]
     numbers: dict[str, int]
     notes: Counter[str]
     complaints: list[str]
@@ -69,7 +76,7 @@ async def run(plan: Plan, say: Callable[[str], None]) -> Result:
     """Run the suite once, and say what happens as it does."""
     random = Random(plan.seed)
     schedule = [] if plan.calm else draw_schedule(random, plan.seconds, plan.processes)
-    say(f"{plan}\n" + "\n".join(str(action) for action in schedule))
+    say("\n".join(map(str, [plan, *schedule])))
     # The SDK's client tells of each broken connection; the proxy has recorded it.
     logging.getLogger("mcp").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="chaos-", dir=_IN_MEMORY if _IN_MEMORY.is_dir() else None) as folder:
@@ -84,7 +91,9 @@ async def run(plan: Plan, say: Callable[[str], None]) -> Result:
                         tasks.create_task(asyncio.sleep(plan.seconds))
                     say(f"{proxy.now():.1f} s: all is up again; the clients come to an end")
                     world.stop.set()
-                    await asyncio.wait({clients}, timeout=CALL_LIMIT + 10)
+                    done, _ = await asyncio.wait({clients}, timeout=CALL_LIMIT + 10)
+                    for task in done:
+                        task.result()
                 finally:
                     clients.cancel()
                     await asyncio.gather(clients, return_exceptions=True)
@@ -146,7 +155,7 @@ def told(result: Result) -> str:
     lines = [ledger.report(result.faults, result.numbers), "", "what clients and logs tell:"]
     lines += [f"  {count:>6} {note}" for note, count in sorted(result.notes.items())]
     lines += [f"complaint of a client: {complaint}" for complaint in result.complaints[:_SHOWN]]
-    shown: Counter[ledger.Row] = Counter()
+    shown: Counter[Row] = Counter()
     for fault in result.faults:
         shown[fault.row] += 1
         if shown[fault.row] <= _SHOWN:

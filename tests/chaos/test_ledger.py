@@ -9,7 +9,9 @@ import pytest
 
 from mcp_tornado.sessions import EventId
 from mcp_tornado.sessions.ids import session_key
-from tests.chaos.ledger import LONG_CALL, Fault, Row, judge
+from tests.chaos.check_answers import LONG_CALL
+from tests.chaos.faults import Fault, Row
+from tests.chaos.ledger import judge
 from tests.chaos.marks import marks_in
 from tests.chaos.records import Exchange, Message, Outcome, Passed
 

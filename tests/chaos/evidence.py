@@ -1,0 +1,115 @@
+"""The records of one session, and what they tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from mcp_tornado.kernel.streams import STANDALONE, is_received
+from mcp_tornado.sessions import EventId
+from tests.chaos.marks import Mark, marks_in
+from tests.chaos.records import Exchange, Message, Outcome, Passed, is_response, succeeded
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An event of a session, as its id and its message tell."""
+
+    id: str
+    number: int
+    stream: str
+    message: Message | None
+
+
+@dataclass
+class SessionRecords:
+    """All that was recorded of one session whose creation was acknowledged."""
+
+    id: str
+    created: Exchange
+    exchanges: list[Exchange] = field(default_factory=list[Exchange])
+
+    @cached_property
+    def owner(self) -> str | None:
+        """The owner that the client's own messages name; they are all of one client."""
+        for exchange in (self.created, *self.exchanges):
+            if exchange.method == "POST" and (marks := marks_in(exchange.message)):
+                return marks[0].owner
+        return None
+
+    @cached_property
+    def deletions(self) -> list[Exchange]:
+        return [exchange for exchange in self.exchanges if exchange.method == "DELETE"]
+
+    @cached_property
+    def events(self) -> dict[int, Seen]:
+        """Every logged event that anybody has seen, by its number."""
+        found: dict[int, Seen] = {}
+        for exchange in self.exchanges:
+            for event in exchange.events:
+                seen = seen_event(event)
+                if seen is not None:
+                    found.setdefault(seen.number, seen)
+        return found
+
+    @cached_property
+    def calls(self) -> list[Exchange]:
+        """The requests that are owed an answer, each once."""
+        return [exchange for exchange in self.exchanges if exchange.is_call]
+
+    def answers(self, call: Exchange) -> list[Message]:
+        """Return the answers to a call, wherever they were seen; each event once."""
+        if is_response(call.body) and call.path != "/mcp/send":
+            return [call.body]
+        if call.path == "/mcp/send":
+            logged = (seen for seen in self.events.values() if is_received(seen.stream) and seen.stream != STANDALONE)
+            answers = [seen.message for seen in logged if is_response(seen.message)]
+            return [message for message in answers if message is not None and message.get("id") == call.rpc_id]
+        stream = stream_of(call)
+        logged = (seen.message for seen in self.events.values() if seen.stream == stream)
+        unlogged = (event.message for event in call.events if event.id is None)
+        return [message for message in (*logged, *unlogged) if message is not None and is_response(message)]
+
+    def resumed(self, call: Exchange) -> list[Exchange]:
+        """Return the exchanges that went on with the stream of a call."""
+        stream = stream_of(call)
+        others = (each for each in self.exchanges if each is not call and each.streamed)
+        return [each for each in others if stream is not None and stream_of(each) == stream]
+
+    def succeeded(self, call: Exchange) -> bool:
+        """Say whether somebody was told that a call succeeded."""
+        return any(succeeded(answer) for answer in self.answers(call))
+
+
+def seen_event(event: Passed) -> Seen | None:
+    """Return what the id of an event tells; `None` where it has none."""
+    parsed = EventId.parse(event.id) if event.id is not None else None
+    return Seen(str(parsed), parsed.number, parsed.stream, event.message) if parsed is not None else None
+
+
+def stream_of(exchange: Exchange) -> str | None:
+    """Return the name of the stream that an exchange shows, `None` while nothing is known of it."""
+    ids = [exchange.after] if exchange.after is not None else [event.id for event in exchange.events]
+    parsed = [EventId.parse(event_id) for event_id in ids if event_id is not None]
+    if exchange.method == "GET" and exchange.after is None:
+        return STANDALONE
+    return parsed[0].stream if parsed and parsed[0] is not None else None
+
+
+def call_of(exchange: Exchange) -> Mark | None:
+    """Return the mark of the call that a request makes."""
+    marks = marks_in(exchange.message)
+    return marks[0] if marks else None
+
+
+def sessions_in(records: Iterable[Exchange]) -> list[SessionRecords]:
+    """Return the sessions whose creation was acknowledged, with what was recorded of each."""
+    sessions: dict[str, SessionRecords] = {}
+    for exchange in records:
+        if exchange.new_session is not None and exchange.outcome is Outcome.COMPLETE:
+            sessions.setdefault(exchange.new_session, SessionRecords(exchange.new_session, exchange))
+    for exchange in records:
+        if exchange.session in sessions:
+            sessions[exchange.session].exchanges.append(exchange)
+    return list(sessions.values())
