@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
+from contextlib import AsyncExitStack
 from typing import Any
 from uuid import uuid4
 
@@ -293,3 +294,33 @@ async def test_what_was_said_before_the_get_comes_from_any_process(front: Front,
         await wire.at(server).tool("change")
     async with wire.listen() as events:
         assert methods(await read(events, 12)) == CHANGES * 3
+
+
+async def test_an_event_id_takes_the_stream_over_from_another_process(front: Front, wire: Wire) -> None:
+    """From one process to the next and back; the holder before ends at once, and nothing is lost or comes twice."""
+    frames: list[Frame] = []
+    async with AsyncExitStack() as stack:
+        holder = await stack.enter_async_context(wire.listen())
+        for _ in range(4):
+            await wire.tool("change")
+            frames += await read(holder, 3)
+            successor = await stack.enter_async_context(wire.listen(frames[-1].id))
+            assert successor.response.status_code == 200
+            # It had got one more event than its client had read.
+            assert methods(await holder.rest()) == CHANGES[3:]
+            holder = successor
+            frames += await read(holder, 1)
+    assert methods(frames) == CHANGES * 4
+    assert_in_order(frames)
+
+
+async def test_a_tool_closes_the_standalone_stream_of_another_process(front: Front, wire: Wire) -> None:
+    first, second, _ = front.servers
+    async with wire.at(first).listen() as events:
+        await wire.tool("change")
+        frames = await read(events, 4)
+        await wire.at(second).tool("close_standalone")
+        assert await events.next() is None
+    async with wire.at(second).listen(frames[-1].id) as events:
+        await wire.tool("change")
+        assert methods(await read(events, 4)) == CHANGES
