@@ -14,8 +14,8 @@ from mcp_tornado import state
 
 warnings.simplefilter("ignore", MCPDeprecationWarning)  # logging still exists, and most servers use it
 
-PATIENCE = 45
-"""Seconds after which a tool no longer waits for the client's answer; longer than any process is stopped."""
+PATIENCE = 12
+"""Seconds after which a tool no longer waits for the client's answer."""
 
 server = MCPServer("chaos")
 

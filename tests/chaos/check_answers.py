@@ -12,12 +12,11 @@ from tests.chaos.faults import LIVE_LIMIT, Fault, Row
 from tests.chaos.marks import marks_in
 from tests.chaos.records import Exchange, Outcome
 
-LONG_CALL: Final = 25.0
-"""A call that lasts so many seconds is not nearly done when it is cancelled within `_CANCEL_LIMIT`."""
+LONG_CALL: Final = 8.0
+"""A call that lasts so many seconds does not succeed where its cancellation was acknowledged in its first half."""
 
 _SILENCE_LIMIT: Final = 45.0
 """Seconds without a byte of an answer after which a request counts as never answered; no process is stopped so long."""
-_CANCEL_LIMIT: Final = 5.0
 
 
 def check_answered(session: SessionRecords) -> Iterator[Fault]:
@@ -83,13 +82,14 @@ def check_replies(session: SessionRecords) -> Iterator[Fault]:
         if each.method == "POST" and each.rpc_method is None and each.status == 202
     }
     for call in session.calls:
-        for answer in session.answers(call):
-            _, missed, rest = str(answer.get("result", "")).partition("unanswered ")
+        for exchange, event in session.said_live(call):
+            _, missed, rest = str((event.message or {}).get("result", "")).partition("unanswered ")
             question = next((each for each in questions if missed and rest.startswith(each)), None)
             reply = replies.get(questions[question]) if question is not None else None
-            told = max((event.at for event in call.events), default=call.at)
-            if reply is not None and reply.began is not None and told - reply.began > LIVE_LIMIT:
-                yield Fault(Row.REPLIES_LOST, f"the reply to {question} never arrived", [reply, call])
+            if reply is None or reply.began is None:
+                continue
+            if session.undisturbed(call.process, reply.began, event.at) > LIVE_LIMIT:
+                yield Fault(Row.REPLIES_LOST, f"the reply to {question} never arrived", [reply, call, exchange])
 
 
 def check_cancellations(session: SessionRecords) -> Iterator[Fault]:
@@ -105,6 +105,7 @@ def check_cancellations(session: SessionRecords) -> Iterator[Fault]:
             continue
         calls = [call for call in session.calls if call.rpc_id == request_id and session.succeeded(call)]
         for call in calls:
-            begun = call.began is not None and call.began < exchange.at < call.at + _CANCEL_LIMIT
-            if exchange.path == "/mcp/abort" or (begun and call.arguments.get("seconds", 0) >= LONG_CALL):
+            begun = call.began is not None and call.began < exchange.at
+            left = session.undisturbed(call.process, exchange.at, call.at + call.arguments.get("seconds", 0))
+            if exchange.path == "/mcp/abort" or (begun and left > LONG_CALL / 2):
                 yield Fault(Row.CANCELLATIONS_LOST, f"{call_of(call)} was cancelled and succeeded", [exchange, call])

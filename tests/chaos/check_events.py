@@ -63,8 +63,8 @@ def check_open_streams(session: SessionRecords) -> Iterator[Fault]:
         after = EventId.parse(exchange.after) if exchange.after is not None else None
         shown = {event.id for event in exchange.events}
         for told, seen in said:
-            late = exchange.began < told < (exchange.ended or told) - LIVE_LIMIT
-            if late and seen.number > (after.number if after else 0) and seen.id not in shown:
+            late = session.undisturbed(exchange.process, told, exchange.ended or told) > LIVE_LIMIT
+            if exchange.began < told and late and seen.number > (after.number if after else 0) and seen.id not in shown:
                 yield Fault(Row.EVENTS_LOST, f"{seen.id}, told of at {told:.2f}, did not reach who listens", [exchange])
 
 

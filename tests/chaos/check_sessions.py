@@ -34,7 +34,8 @@ def check_session_ends(session: SessionRecords) -> Iterator[Fault]:
     for exchange in session.exchanges:
         if exchange.at > deletion.ended and exchange.status is not None and exchange.status < 400:
             yield Fault(Row.RESURRECTED, f"session {session.id[:8]} answered after its end", [deletion, exchange])
-        if exchange.at < deletion.ended < (exchange.ended or deletion.ended) - LIVE_LIMIT:
+        end = exchange.ended or deletion.ended
+        if exchange.at < deletion.ended and session.undisturbed(exchange.process, deletion.ended, end) > LIVE_LIMIT:
             yield Fault(Row.RESURRECTED, "a connection outlived its session", [deletion, exchange])
 
 

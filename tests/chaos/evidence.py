@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Final
 
 from mcp_tornado.kernel.streams import STANDALONE, is_received
 from mcp_tornado.sessions import EventId
 from tests.chaos.marks import Mark, marks_in
-from tests.chaos.records import Exchange, Message, Outcome, Passed, is_response, succeeded
+from tests.chaos.records import Exchange, Message, Outcome, Passed, Pause, is_response, succeeded
+
+_WAITED: Final = 0.5
+"""What a connection shows after so many seconds was not there yet when it was made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,7 @@ class SessionRecords:
 
     id: str
     created: Exchange
+    pauses: Sequence[Pause] = ()
     exchanges: list[Exchange] = field(default_factory=list[Exchange])
 
     @cached_property
@@ -77,6 +82,21 @@ class SessionRecords:
         others = (each for each in self.exchanges if each is not call and each.streamed)
         return [each for each in others if stream is not None and stream_of(each) == stream]
 
+    def said_live(self, call: Exchange) -> list[tuple[Exchange, Passed]]:
+        """Return what was said on the stream of a call, where the connection that showed it was waiting for it."""
+        if call.path == "/mcp/send":
+            receivers = [each for each in self.exchanges if each.path == "/mcp/receive"]
+            shown = [(each, event) for each in receivers for event in each.events]
+            shown = [pair for pair in shown if (pair[1].message or {}).get("id") == call.rpc_id]
+        else:
+            shown = [(each, event) for each in (call, *self.resumed(call)) for event in each.events]
+        return [(exchange, event) for exchange, event in shown if event.at - exchange.at > _WAITED]
+
+    def undisturbed(self, process: int | None, start: float, end: float) -> float:
+        """Return the seconds between two times in which the process ran and the store was there."""
+        held = [pause for pause in self.pauses if pause.process in (process, None)]
+        return end - start - sum(max(0.0, min(end, each.end) - max(start, each.start)) for each in held)
+
     def succeeded(self, call: Exchange) -> bool:
         """Say whether somebody was told that a call succeeded."""
         return any(succeeded(answer) for answer in self.answers(call))
@@ -103,12 +123,12 @@ def call_of(exchange: Exchange) -> Mark | None:
     return marks[0] if marks else None
 
 
-def sessions_in(records: Iterable[Exchange]) -> list[SessionRecords]:
+def sessions_in(records: Iterable[Exchange], pauses: Sequence[Pause] = ()) -> list[SessionRecords]:
     """Return the sessions whose creation was acknowledged, with what was recorded of each."""
     sessions: dict[str, SessionRecords] = {}
     for exchange in records:
         if exchange.new_session is not None and exchange.outcome is Outcome.COMPLETE:
-            sessions.setdefault(exchange.new_session, SessionRecords(exchange.new_session, exchange))
+            sessions.setdefault(exchange.new_session, SessionRecords(exchange.new_session, exchange, pauses))
     for exchange in records:
         if exchange.session in sessions:
             sessions[exchange.session].exchanges.append(exchange)

@@ -9,8 +9,8 @@ from typing import Final
 
 from tests.chaos.records import Exchange
 
-LIVE_LIMIT: Final = 20.0
-"""Seconds in which what happens elsewhere reaches whoever waits for it; no process is stopped so long."""
+LIVE_LIMIT: Final = 8.0
+"""Undisturbed seconds in which what happens elsewhere reaches whoever waits for it."""
 
 
 class Row(StrEnum):

@@ -15,7 +15,7 @@ from tests.chaos.check_events import check_connections, check_list_changed, chec
 from tests.chaos.check_sessions import check_session_ends, check_session_lives, check_spread, check_state
 from tests.chaos.evidence import SessionRecords, sessions_in
 from tests.chaos.faults import Fault, Row
-from tests.chaos.records import Exchange, Outcome
+from tests.chaos.records import Exchange, Outcome, Pause
 
 _CHECKS: Final[Sequence[Callable[[SessionRecords], Iterator[Fault]]]] = (
     check_session_lives,
@@ -32,10 +32,10 @@ _CHECKS: Final[Sequence[Callable[[SessionRecords], Iterator[Fault]]]] = (
 )
 
 
-def judge(records: Sequence[Exchange], *, processes: int) -> list[Fault]:
+def judge(records: Sequence[Exchange], pauses: Sequence[Pause] = (), *, processes: int) -> list[Fault]:
     """Return everything that went wrong."""
     faults: list[Fault] = []
-    for session in sessions_in(records):
+    for session in sessions_in(records, pauses):
         for check in _CHECKS:
             faults.extend(check(session))
         if processes > 1:

@@ -19,6 +19,15 @@ class Outcome(StrEnum):
     REFUSED = "refused by all processes"
 
 
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A time in which a process was stopped, or the store was away; `process` is `None` for the store."""
+
+    process: int | None
+    start: float
+    end: float
+
+
 @dataclass(slots=True)
 class Passed:
     """An event that went through; a priming event has no message, and one that is not logged has no id."""

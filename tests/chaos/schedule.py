@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from random import Random
 from typing import Final
 
 from tests.chaos.processes import Served
+from tests.chaos.records import Pause
 from tests.chaos.stores import Store
 
 
@@ -88,8 +89,12 @@ class Disturber:
 
     processes: Sequence[Served]
     store: Store
+    now: Callable[[], float]
+    """Tells the time as the records have it."""
     done: Counter[str] = field(default_factory=Counter[str])
     """How often what was done."""
+    pauses: list[Pause] = field(default_factory=list[Pause])
+    """When processes were stopped, and the store was away."""
 
     def __post_init__(self) -> None:
         self._places = asyncio.Semaphore(max(1, len(self.processes) - 1))
@@ -107,11 +112,16 @@ class Disturber:
     async def _carry_out(self, action: Action) -> None:
         if action.process is None:
             async with self._store_lock:
+                began = self.now()
                 await self.store.interrupt(action.seconds, hard=action.hard)
+                self.pauses.append(Pause(None, began, self.now()))
         else:
             process = self.processes[action.process]
             async with self._places, process.lock:
+                began = self.now()
                 await {Kind.KILL: _kill, Kind.STOP: _stop, Kind.DRAIN: _drain}[action.kind](process, action.seconds)
+                if action.kind is Kind.STOP:
+                    self.pauses.append(Pause(action.process, began, self.now()))
         self.done[_COUNTED[action.kind]] += 1
 
 

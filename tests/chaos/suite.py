@@ -83,7 +83,7 @@ async def run(plan: Plan, say: Callable[[str], None]) -> Result:
         async with _store(plan, Path(folder)) as store, _served(plan, store, Path(folder)) as processes:
             async with Proxy([process.port for process in processes]) as proxy, http_transport() as http:
                 world = World(proxy.url, http, pause=plan.clients / 30)
-                disturber = Disturber(processes, store)
+                disturber = Disturber(processes, store, proxy.now)
                 clients = asyncio.create_task(run_clients(world, random, plan.clients))
                 try:
                     async with asyncio.TaskGroup() as tasks:
@@ -128,7 +128,7 @@ async def _served(plan: Plan, store: Store, folder: Path) -> AsyncGenerator[list
 
 
 def _judged(plan: Plan, records: list[Exchange], disturber: Disturber, world: World, logs: list[Path]) -> Result:
-    faults = ledger.judge(records, processes=plan.processes)
+    faults = ledger.judge(records, disturber.pauses, processes=plan.processes)
     numbers = {**dict(sorted(disturber.done.items())), **ledger.counts(records)}
     for log in logs:
         world.notes.update(_complaints_in(log))

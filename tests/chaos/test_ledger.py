@@ -13,7 +13,7 @@ from tests.chaos.check_answers import LONG_CALL
 from tests.chaos.faults import Fault, Row
 from tests.chaos.ledger import judge
 from tests.chaos.marks import marks_in
-from tests.chaos.records import Exchange, Message, Outcome, Passed
+from tests.chaos.records import Exchange, Message, Outcome, Passed, Pause
 
 SESSION: Final = "s" * 43
 OWNER: Final = "0000000a"
@@ -275,7 +275,7 @@ def mismatch_reply(run: Run) -> None:
 
 def lose_reply(run: Run) -> None:
     asked = run.find(tool="ask")
-    asked.events[-1] = Passed(60.0, event_id(11, "post-c"), result(5, f"unanswered {mark(5, 0, 1)}"))
+    asked.events[-1] = Passed(30.0, event_id(11, "post-c"), result(5, f"unanswered {mark(5, 0, 1)}"))
 
 
 def come_back(run: Run) -> None:
@@ -388,6 +388,13 @@ def test_a_call_whose_process_died_says_what_it_said_before(run: Run) -> None:
     events = run.find(after=event_id(2, "post-a")).events
     events[1:] = [Passed(9.0, event_id(6, "post-a"), error(2))]
     assert judge(run.records, processes=2) == []
+
+
+@pytest.mark.parametrize("process", [1, None])
+def test_nothing_arrives_while_a_process_or_the_store_is_away(run: Run, process: int | None) -> None:
+    lose_reply(run)
+    assert judge(run.records, [Pause(process, 12.0, 28.0)], processes=2) == []
+    assert rows(judge(run.records, [Pause(0, 12.0, 28.0)], processes=2)) == {Row.REPLIES_LOST}
 
 
 def test_a_session_may_be_ended(run: Run) -> None:
