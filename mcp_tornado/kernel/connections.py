@@ -24,7 +24,7 @@ from mcp_tornado.kernel.outgoing import OutgoingRequests
 from mcp_tornado.kernel.streams import STANDALONE
 from mcp_tornado.log import get_logger
 from mcp_tornado.sessions import EventLog, Session, SessionError, SessionGone, short_key
-from mcp_tornado.sessions.journal import Journal
+from mcp_tornado.sessions.journal import Journal, is_known
 
 _log = get_logger(__name__)
 
@@ -52,6 +52,8 @@ class SessionConnection:
         self._log = log
         self._outgoing = outgoing
         self._key = ""
+        self._params: Mapping[str, Any] | None = None
+        """The params of the client's `initialize`, `None` before there are any."""
         self._revision = -1
         self._journal: Journal = ()
         self._standalone: PatientLog | None = None
@@ -99,6 +101,7 @@ class SessionConnection:
     def bind(self, session: Session) -> None:
         """Say whose connection this is, once `initialize` has made the session."""
         self._key = self.connection.session_id = session.key
+        self._params = session.client_params
         self._revision = session.revision
 
     async def catch_up(self, session: Session, shown: StarletteRequest) -> None:
@@ -114,19 +117,21 @@ class SessionConnection:
             connection = self.connection
             self._key = connection.session_id = session.key
             connection.protocol_version = session.protocol_version
-            connection.client_params = InitializeRequestParams.model_validate(session.client_params, by_name=False)
+            if session.client_params != self._params:
+                self._params = session.client_params
+                connection.client_params = InitializeRequestParams.model_validate(self._params, by_name=False)
             if session.initialized:
                 connection.initialized.set()
             elif connection.initialized.is_set():
                 connection.initialized = anyio.Event()
-            await self._replay(session.journal, shown)
-            self._journal = session.journal
+            await self._replay([entry for entry in session.journal if is_known(entry)], shown)
             self._revision = session.revision
 
     def applied(self, session: Session) -> None:
         """Note that this connection has itself made what the session's next revision holds."""
         if session.revision == self._revision + 1:
-            self._journal, self._revision = session.journal, session.revision
+            self._journal = [entry for entry in session.journal if is_known(entry)]
+            self._revision = session.revision
 
     def is_behind(self, session: Session) -> bool:
         """Say whether the session has changed since this connection was brought up to date."""
@@ -135,10 +140,10 @@ class SessionConnection:
     def was_renegotiated(self, session: Session) -> bool:
         """Say whether the client has shaken hands anew since this connection was brought up to date."""
         connection = self.connection
-        return (
+        return self._params is not None and (
             (connection.initialized.is_set() and not session.initialized)
             or connection.protocol_version != session.protocol_version
-            or connection.client_params != InitializeRequestParams.model_validate(session.client_params, by_name=False)
+            or self._params != session.client_params
         )
 
     async def _replay(self, journal: Journal, shown: StarletteRequest) -> None:
@@ -149,7 +154,9 @@ class SessionConnection:
             for entry in self._journal
             if entry["method"] == _SUBSCRIBE and entry["params"].get("uri") not in subscribed
         ]
-        for entry in [*ended, *(entry for entry in journal if entry not in self._journal)]:
+        repeated = [*ended, *(entry for entry in journal if entry not in self._journal)]
+        self._journal = journal
+        for entry in repeated:
             context = CallContext(self._key, None, None, shown, self._outgoing)
             try:
                 await self.on_request(context, entry["method"], entry["params"])

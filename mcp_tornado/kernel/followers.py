@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from mcp_tornado.log import get_logger
-from mcp_tornado.sessions import EventLog, SessionError
+from mcp_tornado.sessions import ErrorCode, EventLog, SessionError
 
 _log = get_logger(__name__)
 
@@ -81,9 +81,9 @@ class LogFollower:
     async def _hand_on(self, message: Mapping[str, Any]) -> None:
         try:
             await self._take(message)
-        except SessionError:
-            raise
-        except Exception:
+        except Exception as error:
+            if isinstance(error, SessionError) and error.code is ErrorCode.STORE_UNAVAILABLE:
+                raise
             _log.exception("mail.failed", kind=message.get("kind"))
 
     async def _check(self) -> None:

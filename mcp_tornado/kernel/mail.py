@@ -79,14 +79,14 @@ class Mail:
         for follower in self._followers:
             follower.rewind()
 
-    async def send(self, process: str, kind: str, content: Content) -> None:
+    async def send(self, process: str, kind: str, content: Content, receipt: str | None = None) -> None:
         """Send mail to one process, without caring whether it comes.
 
         Raises:
             SessionError: `STORE_UNAVAILABLE`.
         """
         if await self._processes.has_mailbox(process):
-            await self._post(mailbox_of(process), kind, content)
+            await self._post(mailbox_of(process), kind, content, receipt)
 
     async def deliver(self, process: str, kind: str, content: Content) -> None:
         """Send mail to one process, and see to it in the background that it has it.
@@ -154,7 +154,7 @@ class Mail:
                 try:
                     if time.monotonic() > give_up_at and await self._processes.is_dead(process):
                         return
-                    await self._post(mailbox_of(process), kind, content, receipt)
+                    await self.send(process, kind, content, receipt)
                 except SessionError:
                     continue  # the store is away: at the next turn
         finally:

@@ -24,15 +24,20 @@ JOURNAL_BYTES: Final = 262_144
 Journal = Sequence[Mapping[str, Any]]
 
 
+def is_known(entry: Mapping[str, Any]) -> bool:
+    """Say whether this version knows what an entry means: a newer one, which shares the store, may write others."""
+    return entry.get("method") in JOURNALED_METHODS and isinstance(entry.get("params"), Mapping)
+
+
 def _subject(method: str, params: Mapping[str, Any]) -> str:
     """What an entry has the last word on: the level, or one resource."""
     return "level" if method == "logging/setLevel" else f"resource {params.get('uri')}"
 
 
 def with_entry(journal: Journal, method: str, params: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
-    """Return the journal after one more request, compacted."""
+    """Return the journal after one more request, compacted; entries that are not known are kept as they are."""
     subject = _subject(method, params)
-    kept = [entry for entry in journal if _subject(entry["method"], entry["params"]) != subject]
+    kept = [entry for entry in journal if not is_known(entry) or _subject(entry["method"], entry["params"]) != subject]
     if method != "resources/unsubscribe":
         kept.append({"method": method, "params": dict(params)})
     return tuple(kept)
