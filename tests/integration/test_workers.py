@@ -8,7 +8,7 @@ import shutil
 import signal
 import socket
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -76,10 +76,16 @@ def start(app: Path, tmp_path: Path) -> Generator[StartWorkers]:
 
     yield start
     for server in servers:
-        for line in server.events("worker.started"):
-            if psutil.pid_exists(line["pid"]):
-                os.kill(line["pid"], signal.SIGKILL)
-        server.close()
+        leave_nothing_of(app, server)
+
+
+def leave_nothing_of(app: Path, server: Server) -> None:
+    """Kill what is left of the supervisor and its workers: all have the same command line, and nobody else has."""
+    for process in psutil.process_iter(["cmdline"]):
+        if f"{app}:server" in (process.info["cmdline"] or ()):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+    server.close()
 
 
 def workers(server: Server) -> dict[int, int]:
@@ -335,7 +341,7 @@ async def test_a_signal_while_they_start(start: StartWorkers, app: Path, tmp_pat
         assert await server.exit_code() == 0
         assert server.events("worker.died") == []
     finally:
-        server.close()
+        leave_nothing_of(app, server)
 
 
 # ---------------------------------------------------------------- what cannot be served
