@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import psutil
 
-from benchmarks import calls, memory, stores, sweep, validate
+from benchmarks import calls, memory, processes, stores, sweep, validate, wakeups
 from benchmarks.scale import FULL, QUICK, Scale
 
 BENCHMARKS = {
@@ -19,6 +19,8 @@ BENCHMARKS = {
     "sweep": ("cleanup of expired sessions in the memory store", sweep.run),
     "validate": ("time of one validate, by the number of sessions", validate.run),
     "stores": ("one validate and one refresh on every store, beside the memory store", stores.run),
+    "processes": ("one call after the other: what a shared store, a proxy and a second process add", processes.run),
+    "wakeups": ("from an event's append to its arrival with who waits for it, on every shared store", wakeups.run),
     "calls": ("tools/call per second, beside the SDK's own transport", calls.run),
 }
 

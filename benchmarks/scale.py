@@ -23,6 +23,13 @@ class Scale:
     call_rounds: int
     call_seconds: float
     """How long a round of calls takes, for each server."""
+    process_rounds: int
+    silent_calls: int
+    asking_calls: int
+    """How many calls of each kind are made in a round, by a client that makes one after the other."""
+    wakeup_rounds: int
+    wakeup_events: int
+    """How many events are followed in a round, for each store and each who appends them."""
     connections: int = 16
     """Connections of the load generator, each with a session of its own."""
 
@@ -37,6 +44,11 @@ FULL = Scale(
     store_rounds=30,
     call_rounds=5,
     call_seconds=3.0,
+    process_rounds=7,
+    silent_calls=200,
+    asking_calls=30,
+    wakeup_rounds=4,
+    wakeup_events=50,
 )
 QUICK = Scale(
     idle_sessions=20_000,
@@ -48,4 +60,9 @@ QUICK = Scale(
     store_rounds=20,
     call_rounds=3,
     call_seconds=0.7,
+    process_rounds=3,
+    silent_calls=100,
+    asking_calls=10,
+    wakeup_rounds=2,
+    wakeup_events=20,
 )

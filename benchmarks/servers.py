@@ -29,7 +29,11 @@ class Contender:
     variables: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-_OURS = ("-m", "mcp_tornado", "serve", "add.py:server", "--port", "{port}")
+def _serving(file: str) -> Sequence[str]:
+    return ("-m", "mcp_tornado", "serve", f"{file}:server", "--port", "{port}")
+
+
+_OURS = _serving("add.py")
 _QUIET = {"MCP_TORNADO_LOG__LEVEL": "WARNING"}
 
 OURS_JSON = Contender("mcp-tornado, JSON answers", _OURS, {**_QUIET, "MCP_TORNADO_SERVER__JSON_RESPONSES": "true"})
@@ -37,6 +41,12 @@ OURS_DEFAULT = Contender("mcp-tornado, default mode", _OURS, _QUIET)
 _UVICORN = "-m uvicorn add:sdk_app --factory --no-access-log --log-level warning"
 
 SDK = Contender("SDK under uvicorn, JSON answers", (*_UVICORN.split(), "--host", HOST, "--port", "{port}"))
+
+
+def asking_on(store: str) -> Contender:
+    """Return the way to serve a tool that asks the client beside the one that adds, with sessions in a store."""
+    variables = {**_QUIET, "MCP_TORNADO_SESSIONS__STORE": store}
+    return Contender("mcp-tornado, a tool that asks", _serving("ask.py"), variables)
 
 
 @dataclass(frozen=True, slots=True)
