@@ -174,6 +174,8 @@ class SDKClient:
                 async with asyncio.TaskGroup() as tasks:
                     for _ in range(self._random.randint(0, 2)):
                         tasks.create_task(self._act(client))
+                    if self._random.random() < 0.5:
+                        tasks.create_task(self._tolerant(self._call(client, "wait", seconds=2 * LONG_CALL)))
                     await self._world.rest(self._random)
                     headers = {"Mcp-Session-Id": transport.session_id or ""}
                     await http.delete(self._world.url, headers=headers)
