@@ -27,8 +27,10 @@ from mcp_tornado.web.guards import HostGuard, OriginGuard
 _log = get_logger(__name__)
 
 _SDK_LOGGER: Final = "mcp"
+_QUIET_SECONDS: Final = 0.2
+"""A drain ends when no request has come for so long."""
 _WRITING_SECONDS: Final = 2.0
-"""How long a drain waits for answers to be written to slow clients."""
+"""How long a drain waits for requests to stop coming, and for answers to be written to slow clients."""
 
 HandlerRule = URLSpec | tuple[str, type[RequestHandler]] | tuple[str, type[RequestHandler], Mapping[str, Any]]
 """A route of the user's, as Tornado takes it."""
@@ -115,6 +117,8 @@ class MCPApplication(Application):
         `/readyz` answers 503 from now on.
         """
         await self._kernel.drain(grace)
+        # Who has just connected is told that we are draining, instead of being cut off.
+        await self._active.quiet(_QUIET_SECONDS, _WRITING_SECONDS)
         await self._active.finished(_WRITING_SECONDS)
 
 

@@ -48,6 +48,7 @@ from mcp_tornado.sessions import (
     EventLog,
     Session,
     SessionError,
+    SessionGone,
     SessionManager,
     short_key,
 )
@@ -242,7 +243,7 @@ class Kernel:
             The request's id, or `None` where the message is no request.
 
         Raises:
-            SessionError: `INVALID_REQUEST`, or the server is draining.
+            SessionError: `INVALID_REQUEST`, `SESSION_NOT_FOUND`, `STORE_UNAVAILABLE`, or the server is draining.
         """
         message = messages.parse(body)
         stream = None
@@ -255,7 +256,10 @@ class Kernel:
                 self._log, session.key, BACKGROUND, process=self._processes.name, requests=[message.id], primed=True
             )
             stream.abandon()
-            await stream.open()
+            try:
+                await stream.open()
+            except SessionGone as gone:
+                raise SessionError(ErrorCode.SESSION_NOT_FOUND, reason="ended") from gone
         await self._handle(session, [message], stream, inbound)
         return message.id if isinstance(message, Request) else None
 

@@ -180,12 +180,13 @@ class Processes:
         """
         if process == self.name:
             return False
-        if process in self._gone:
-            return True
         now = time.monotonic()
         look = self._looks.get(process)
+        if process in self._gone or (look is not None and look.dead and now - look.at < self.pulse.look):
+            # It may have been stopped only, and be back: what follows cannot be taken back.
+            return await self._is_silent(process)
         if look is not None and now - look.at < self.pulse.look:
-            return look.dead
+            return False
         silent = await self._is_silent(process)
         since = None
         if silent:

@@ -126,7 +126,12 @@ class StandaloneStreams:
         return self._readers.holds_standalone(_session(mail))
 
     async def _let_go(self, mail: Content) -> bool:
-        self._readers.close_standalone(_session(mail), at_once=True)
+        key = _session(mail)
+        if self._readers.holds_standalone(key):
+            self._readers.close_standalone(key, at_once=True)
+            # The lease goes from hand to hand, so that nobody who asks for it meanwhile finds it free.
+            await self._log.release(_lease(key), self._owner)
+            await self._log.claim(_lease(key), str(mail.get("from")), _LEASE_SECONDS)
         return False
 
     async def _close(self, mail: Content) -> bool:

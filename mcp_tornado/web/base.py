@@ -320,6 +320,8 @@ class BaseHandler(SessionValidationMixin):
             raised = SessionError(code)
         if raised.code is ErrorCode.METHOD_NOT_ALLOWED:
             self.set_header("Allow", ", ".join((*self.allowed_now(), "OPTIONS")))
+        if raised.code is ErrorCode.SERVER_DRAINING:
+            self.set_header("Connection", "close")  # the next request is better sent to another process
         if not self.request._body_future.done():  # pyright: ignore[reportPrivateUsage]
             self.set_header("Connection", "close")  # what is left of the body makes the connection useless
         self._write_cors()

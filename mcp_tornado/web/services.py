@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -26,9 +27,11 @@ class ActiveRequests:
     def __init__(self) -> None:
         self._handlers: set[RequestHandler] = set()
         self._none = asyncio.Event()
+        self._entered_at = 0.0
 
     def enter(self, handler: RequestHandler) -> None:
         """Note that a handler begins."""
+        self._entered_at = time.monotonic()
         self._handlers.add(handler)
 
     def leave(self, handler: RequestHandler) -> None:
@@ -45,6 +48,16 @@ class ActiveRequests:
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._none.wait()
+
+    async def quiet(self, seconds: float, timeout: float) -> None:
+        """Wait until no request has come for so many seconds, at most `timeout` seconds."""
+        began = time.monotonic()
+        while True:
+            now = time.monotonic()
+            wait = min(max(self._entered_at, began) + seconds, began + timeout) - now
+            if wait <= 0:
+                return
+            await asyncio.sleep(wait)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
