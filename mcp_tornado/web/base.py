@@ -93,6 +93,7 @@ class BaseHandler(SessionValidationMixin):
         self._refused = False
         self._reader: FrameReader | None = None
         self._exchange: Exchange | None = None
+        self._hung_up = False
         self._streamed = False
 
     @property
@@ -248,6 +249,12 @@ class BaseHandler(SessionValidationMixin):
         self.set_status(status)
         self.clear_header("Content-Type")
 
+    def attach(self, exchange: Exchange) -> None:
+        """Say what is told when the client hangs up, or has done so already."""
+        self._exchange = exchange
+        if self._hung_up:
+            exchange.disconnect()
+
     async def stream(self, reader: FrameReader, kind: str, *, primes: bool = True) -> None:
         """Stream a reader's frames as server-sent events until it ends or the client hangs up.
 
@@ -285,6 +292,8 @@ class BaseHandler(SessionValidationMixin):
             # The store is away in the middle of a stream: the client resumes later.
             _log.warning("stream.broken", kind=kind)
         finally:
+            # Also where the client had hung up before there was anything to read.
+            reader.close(at_once=True)
             self._reader = None
             gauge.dec()
 
@@ -349,6 +358,7 @@ class BaseHandler(SessionValidationMixin):
     def on_connection_close(self) -> None:
         """Let go of what the client no longer waits for."""
         super().on_connection_close()
+        self._hung_up = True
         self.services.active.leave(self)
         if self._exchange is not None:
             self._exchange.disconnect()

@@ -105,13 +105,12 @@ class MCPHandler(BaseHandler):
         if isinstance(exchange, Answer):
             self._write_answer(exchange)
             return
-        self._exchange = exchange
+        self.attach(exchange)
         answer = await exchange.answer()
-        self._exchange = None
         if answer is not None:
+            self._exchange = None
             self._write_answer(answer)
             return
-        self._exchange = exchange
         await self.stream(exchange.reader(), "response")
 
     def _write_answer(self, answer: Answer) -> None:
