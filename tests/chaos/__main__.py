@@ -18,12 +18,11 @@ def main() -> int:
     parser.add_argument("--store", choices=sorted(STORES), help="one store; all of them if left out")
     parser.add_argument("--clients", type=int, default=100)
     parser.add_argument("--processes", type=int, default=3)
-    parser.add_argument("--calm", action="store_true", help="disturb nothing")
     arguments = parser.parse_args()
     seed = arguments.seed if arguments.seed is not None else random.randrange(1_000_000)
     passed = True
     for store in [arguments.store] if arguments.store else sorted(STORES):
-        plan = Plan(store, seed, arguments.seconds, arguments.clients, arguments.processes, arguments.calm)
+        plan = Plan(store, seed, arguments.seconds, arguments.clients, arguments.processes)
         result = asyncio.run(run(plan, lambda line: print(line, flush=True)))
         print(told(result), flush=True)
         passed = passed and result.passed

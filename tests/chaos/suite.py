@@ -48,8 +48,6 @@ class Plan:
     seconds: float
     clients: int
     processes: int
-    calm: bool = False
-    """Whether nothing is disturbed."""
 
     def __str__(self) -> str:
         return (
@@ -75,7 +73,7 @@ class Result:
 async def run(plan: Plan, say: Callable[[str], None]) -> Result:
     """Run the suite once, and say what happens as it does."""
     random = Random(plan.seed)
-    schedule = [] if plan.calm else draw_schedule(random, plan.seconds, plan.processes)
+    schedule = draw_schedule(random, plan.seconds, plan.processes)
     say("\n".join(map(str, [plan, *schedule])))
     # The SDK's client tells of each broken connection; the proxy has recorded it.
     logging.getLogger("mcp").setLevel(logging.CRITICAL)
