@@ -51,7 +51,7 @@ check: $(VENV)/.dev  ## Format, lint, types, layers
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.dev  ## Measure memory, sweep, validation, and requests per second beside the SDK's
+bench: $(VENV)/.dev  ## Measure memory, sweep, validation, stores, several processes, and requests per second beside the SDK's
 	$(BIN)/python -m benchmarks
 
 lowest: servers | $(BIN)/python  ## Run the tests on the lowest versions that pyproject.toml allows

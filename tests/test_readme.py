@@ -191,3 +191,21 @@ def test_the_command_that_shows_the_settings_works(tmp_path: Path) -> None:
     )
     (line,) = [line for line in shown.stdout.splitlines() if line.startswith("sessions.idle_timeout_seconds")]
     assert line.split() == ["sessions.idle_timeout_seconds", "600", "MCP_TORNADO_SESSIONS__IDLE_TIMEOUT_SECONDS"]
+
+
+def test_a_tool_keeps_state_in_the_session_and_behind_a_handle(directory: Path, port: int) -> None:
+    with serving(["mcp-tornado", "serve", "shop.py:server", "--port", str(port)], directory, port) as origin:
+        headers = {"Mcp-Session-Id": httpx.post(f"{origin}/mcp/session").headers["Mcp-Session-Id"]}
+        headers["Accept"] = "application/json, text/event-stream"
+
+        def call(tool: str, **arguments: str) -> str:
+            params = {"name": tool, "arguments": arguments}
+            message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+            return httpx.post(f"{origin}/mcp", json=message, headers=headers).json()["result"]["content"][0]["text"]
+
+        assert call("add", item="tea") == "tea"
+        assert call("add", item="milk") == "tea, milk"
+        assert call("show") == "tea, milk"
+        handle = call("new_list")
+        assert call("note", handle=handle, item="bread") == "bread"
+        assert "no state with this handle" in call("note", handle="nonsense", item="bread")

@@ -10,6 +10,8 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, s
 from mcp_tornado.sessions import EventLog, SessionError
 from mcp_tornado.sessions.encoding import encode
 
+_BARRIER_SECONDS: Final = 1.0
+
 _REPEATABLE: Final = frozenset(
     {
         "notifications/tools/list_changed",
@@ -89,6 +91,8 @@ class PatientLog:
         """Return the id of an event that is in the log although nobody was told so."""
         if self._shared and not self._is_recognizable(message or {}):
             return None
+        # A write of ours: once it has come through, what we wrote before it is there to be read, or never will be.
+        await self._log.claim(f"barrier:{self.stream}", self.stream, _BARRIER_SECONDS)
         wanted, after = encode(message), self._newest
         while events := await self._log.read(self.key, after, stream=self.stream):
             for event in events:
