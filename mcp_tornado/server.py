@@ -62,7 +62,7 @@ async def serve(server: object, settings: Settings, worker: Worker | None = None
     """Serve a server object until SIGTERM or SIGINT, then drain and return; a second signal ends the process.
 
     Args:
-        server: An SDK `MCPServer`, or a low-level `Server`.
+        server: An SDK `MCPServer`, a low-level `Server`, or a FastMCP server.
         settings: The settings.
         worker: What this process is where it is one of several; its supervisor tells it when to stop. `/metrics` and
             `/readyz` answer for the process that gets the request, not for all.
