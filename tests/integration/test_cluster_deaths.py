@@ -219,3 +219,10 @@ async def test_what_waits_for_the_dead_does_not_wait(left: Left) -> None:
     aborted = await left.wire.post({"requestId": 7}, "/abort")
     assert (aborted.status_code, error_code(aborted)) == (404, "REQUEST_NOT_FOUND")
     assert await left.wire.tool("echo", text="the session goes on") == "the session goes on"
+
+
+async def test_a_late_reply_for_the_dead_is_removed_too(left: Left) -> None:
+    answer: dict[str, Any] = {"jsonrpc": "2.0", "id": f"{left.process}.1", "result": {}}
+    assert (await left.wire.post(answer)).status_code == 202
+    assert not await mailbox_is_empty(left)
+    assert await until(partial(mailbox_is_empty, left))

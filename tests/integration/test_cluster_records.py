@@ -118,13 +118,14 @@ async def test_nothing_is_lost_when_a_newer_version_and_this_one_take_turns(
     await ask(wire, "resources/subscribe", uri="memo://a")
     session = await store.get(key)
     assert session is not None
-    entry = {"method": "resources/watch", "params": {"uri": "memo://watched", "depth": 2}, "since": 5}
+    entry = {"method": "resources/watch", "params": {"uri": "memo://a", "depth": 2}, "since": 5}
+    bare = {"method": "future/bare"}
     await rewritten(
         store,
         key,
         future={"a": [1, None, {"ä": 2.5}]},
         client={**session.client.to_dict(), "device": "watch"},
-        journal=[*session.journal, entry],
+        journal=[*session.journal, entry, bare],
         state={"theirs": 1},
     )
     for turn, level in enumerate(("warning", "debug", "error")):
@@ -144,6 +145,7 @@ async def test_nothing_is_lost_when_a_newer_version_and_this_one_take_turns(
     assert record["client"]["device"] == "watch"
     assert (record["client"]["name"], record["state"]) == ("wire", {"theirs": 1})
     assert entry in record["journal"]
+    assert bare in record["journal"]
 
 
 async def test_shaking_hands_anew_keeps_what_a_newer_version_wrote(wire: Wire, store: SessionStore) -> None:
