@@ -14,6 +14,8 @@ from tests.chaos.records import Exchange, Outcome
 
 LONG_CALL: Final = 8.0
 """A call that lasts so many seconds does not succeed where its cancellation was acknowledged in its first half."""
+_NEARLY_DONE: Final = 1.0
+"""An abort is acknowledged by the process that has the call: so many seconds before its end it takes effect."""
 
 _SILENCE_LIMIT: Final = 45.0
 """Seconds without a byte of an answer after which a request counts as never answered; no process is stopped so long."""
@@ -103,9 +105,10 @@ def check_cancellations(session: SessionRecords) -> Iterator[Fault]:
             request_id = exchange.message["params"]["requestId"]
         else:
             continue
-        calls = [call for call in session.calls if call.rpc_id == request_id and session.succeeded(call)]
+        waits = [call for call in session.calls if call.rpc_id == request_id and call.tool == "wait"]
+        calls = [call for call in waits if session.succeeded(call)]
         for call in calls:
             begun = call.began is not None and call.began < exchange.at
-            left = session.undisturbed(call.process, exchange.at, call.at + call.arguments.get("seconds", 0))
-            if exchange.path == "/mcp/abort" or (begun and left > LONG_CALL / 2):
+            left = session.undisturbed(call.process, exchange.ended or exchange.at, call.at + call.arguments["seconds"])
+            if begun and left > (_NEARLY_DONE if exchange.path == "/mcp/abort" else LONG_CALL / 2):
                 yield Fault(Row.CANCELLATIONS_LOST, f"{call_of(call)} was cancelled and succeeded", [exchange, call])

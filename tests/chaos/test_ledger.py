@@ -303,7 +303,11 @@ def ignore_cancellation(run: Run) -> None:
 
 
 def ignore_abort(run: Run) -> None:
-    run.add("POST", "/mcp/abort", message={"requestId": 4}, status=202)
+    call = run.call("wait", 21, path="/mcp/send", status=202, body={"accepted": 21})
+    call.message["params"]["arguments"]["seconds"] = 5.0
+    run.add("POST", "/mcp/abort", message={"requestId": 21}, status=202)
+    answered = [(14, "send-d", result(21, mark(21)))]
+    run.add("GET", "/mcp/receive", after=event_id(13, "get"), replay=True, **run.stream(*answered))
 
 
 def fail_inside(run: Run) -> None:
