@@ -77,13 +77,15 @@ def check_numbered(session: SessionRecords) -> Iterator[Fault]:
             logged[Mark(mark.owner, mark.call)].setdefault(mark.index or 0, set()).add(seen.number)
     for exchange in session.exchanges:
         said = [(event, mark) for event in exchange.events for mark in _numbered(event.message)]
-        last: dict[str, int] = {}
+        last: dict[str, tuple[int, str | None]] = {}
         for event, mark in said:
             index = mark.index or 0
-            if index <= last.get(mark.call, -1):
-                row = Row.EVENTS_TWICE if index == last[mark.call] else Row.OUT_OF_ORDER
-                yield Fault(row, f"{mark}.{index} came after {last[mark.call]}", [exchange])
-            last[mark.call] = index
+            before, before_id = last.get(mark.call, (-1, None))
+            if index < before:
+                yield Fault(Row.OUT_OF_ORDER, f"{mark}.{index} came after {before}", [exchange])
+            elif index == before and None in (event.id, before_id):  # if both have ids, the log has it twice: see below
+                yield Fault(Row.EVENTS_TWICE, f"{mark}.{index} came again", [exchange])
+            last[mark.call] = index, event.id
             if event.id is None:
                 unlogged[Mark(mark.owner, mark.call)][index] = exchange
     for call in session.calls:
@@ -118,7 +120,8 @@ def _check_indices(
     mark = call_of(call)
     for index, numbers in sorted(logged.items()):
         if len(numbers) > 1:
-            yield Fault(Row.EVENTS_TWICE, f"{mark}.{index} is events {sorted(numbers)}", [call])
+            shown = _shown(session, numbers)
+            yield Fault(Row.EVENTS_TWICE, f"{mark}.{index} is events {sorted(numbers)}", [call, *shown])
         elif index in unlogged and (again := _shown_again(session, numbers, unlogged[index])):
             yield Fault(Row.EVENTS_TWICE, f"{mark}.{index} came without an id and with one", [call, *again])
     if session.deletions:
@@ -132,10 +135,10 @@ def _check_indices(
 
 
 def _shown_again(session: SessionRecords, numbers: set[int], before: Exchange) -> list[Exchange]:
-    return [
-        exchange
-        for exchange in session.exchanges
-        if exchange is not before and not exchange.replay and exchange.method == "GET"
-        for event in exchange.events
-        if (seen := seen_event(event)) is not None and seen.number in numbers
-    ]
+    return [each for each in _shown(session, numbers) if each is not before and each.method == "GET"]
+
+
+def _shown(session: SessionRecords, numbers: set[int]) -> list[Exchange]:
+    """Return the exchanges that showed one of these events to the client."""
+    own = [each for each in session.exchanges if not each.replay]
+    return [each for each in own if any((seen := seen_event(it)) and seen.number in numbers for it in each.events)]
