@@ -35,7 +35,7 @@ SAID: Final = "said"
 ASIDE: Final = "aside"
 """What a call says on the session's standalone stream."""
 
-_BUSY_MARGIN: Final = 15.0
+_BUSY_MARGIN: Final = 30.0
 """Seconds by which a session may end early that a stream or a call kept alive: they do not refresh it all the time."""
 
 _LETTING_GO: Final = 5.0
@@ -199,12 +199,14 @@ class Call:
             right = text == f"result {self.number}" and self.finishing
         elif code == REQUEST_CANCELLED:
             right = "cancelled" in self.excuses
+        elif code == CALL_LOST:
+            right = bool(self.excuses - {"cancelled"}) or self.client.may_be_gone()
         else:
-            right = code == CALL_LOST and bool(self.excuses - {"cancelled"} or self.client.may_be_gone())
+            right = self.client.may_be_gone() or "cut off" in self.excuses
         if not right:
             self.model.fault(f"{self} was answered {answer}; it may be because of {self.excuses or 'nothing'}")
         lost = self.kept[SAID] - seen
-        if lost > 0 and "cut off" not in self.excuses:
+        if lost > 0 and "cut off" not in self.excuses and not self.client.may_be_gone():
             self.model.fault(f"{self} was answered, and {lost} of its messages before that are lost")
 
 

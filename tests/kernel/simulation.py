@@ -25,10 +25,11 @@ from unittest import mock
 from mcp_tornado import log
 from mcp_tornado.kernel import InboundRequest, Kernel, host
 from mcp_tornado.metrics import Metrics
-from mcp_tornado.sessions import ErrorCode, SessionError, SessionManager, SessionRules
+from mcp_tornado.sessions import CleanupService, ErrorCode, SessionError, SessionManager, SessionRules
 from mcp_tornado.sessions import manager as manager_module
 from mcp_tornado.sessions.errors import StoreError
 from mcp_tornado.sessions.guard import GuardedEventLog, StoreGuard
+from mcp_tornado.sessions.store import EventBounds
 from mcp_tornado.stores.memory import MemoryStore
 
 BEGINNING: Final = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -39,8 +40,8 @@ METRICS: Final = Metrics("model")
 
 _WAYS: Final = (None, None, 0, 0, 0.001, 0.003, 0.02)
 """How long it takes to the store, or back: seconds, 0 for a turn of the loop, `None` for no time at all."""
-_LAST_SECONDS: Final = 1.0
-"""How long requests may take to notice that their client is gone."""
+_LAST_SECONDS: Final = 8.0
+"""How long requests may take to notice that their client is gone, also while the store is away."""
 
 _process: Final[ContextVar[Process | None]] = ContextVar("process", default=None)
 
@@ -91,7 +92,7 @@ class World:
         self.faults: list[str] = []
         self.loop = SimulatedLoop()
         self.loop.set_exception_handler(lambda _, context: self.faults.append(repr(context)))
-        self.store = MemoryStore(self.clock)
+        self.store = MemoryStore(self.clock, EventBounds(max_per_session=10**6, max_bytes=10**9))
         self.processes: list[Process] = []
         """Those that live."""
         self._patches = contextlib.ExitStack()
@@ -204,7 +205,7 @@ class Process:
         self.draining = False
         self.alive = True
         self.was_cut_off = False
-        """Whether the way to the store ever was cut."""
+        """Whether its way to the store ever was cut."""
         self._line = Line(world.store, world.random.getrandbits(32))
         guard = StoreGuard(METRICS)
         self.manager = SessionManager(self._line, RULES, clock=world.clock, metrics=METRICS)
@@ -217,6 +218,7 @@ class Process:
             json_responses=False,
             issue_sessions=True,
         )
+        self._sweeps: list[asyncio.Task] = []
         self._context = copy_context()
         self._context.run(_process.set, self)
         self._leaving = asyncio.Event()
@@ -229,6 +231,11 @@ class Process:
     def spawn(self, work) -> asyncio.Task:
         """Run something in this process."""
         return self.world.loop.create_task(work, context=self._context)
+
+    def sweep(self) -> None:
+        """Remove expired sessions."""
+        service = CleanupService(self.manager, RULES.idle_timeout, metrics=METRICS)
+        self._sweeps.append(self.spawn(service.sweep()))
 
     async def start(self) -> None:
         entered = asyncio.Event()
@@ -247,6 +254,8 @@ class Process:
 
     async def _leave(self, grace: float) -> None:
         await self.spawn(self.kernel.drain(grace))
+        if self._sweeps:
+            await asyncio.wait(self._sweeps)
         if self.connections:
             await asyncio.wait([connection.task for connection in self.connections], timeout=2)
         self._leaving.set()
@@ -269,14 +278,15 @@ class Process:
         if self in self.world.processes:
             self.world.processes.remove(self)
 
-    def cut_off_from_store(self) -> None:
-        """Let nothing through to the store, nor back."""
+    def cut_off(self, seconds: float) -> None:
+        """Let nothing through to the store, nor back, for so long."""
         self.was_cut_off = True
         self._line.cut()
+        self.world.loop.call_later(seconds, self._reconnect)
 
-    def reconnect(self) -> None:
-        """Undo that."""
-        self._line.mend()
+    def _reconnect(self) -> None:
+        if self.alive:
+            self._line.mend()
 
 
 class HungUp(Exception):

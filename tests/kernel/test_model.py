@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from mcp_tornado.sessions import ClientInfo
+from mcp_tornado.sessions import ClientInfo, SessionError
 from tests.kernel.model import ASIDE, Client, Model
 
 PROCESSES = 3
@@ -33,6 +33,7 @@ COMMANDS = st.lists(
     max_size=4,
 )
 """What a call is told to do: see `Call.perform`."""
+DISTURBANCES = st.sampled_from(["kill", "kill", "drain", "cut off", "cut off", "delete", "sweep", "expire"])
 FINAL_SECONDS = 40
 
 
@@ -90,7 +91,7 @@ class KernelsAgainstModel(RuleBasedStateMachine):
             self.world.start()
         self.pause(pause)
 
-    @rule(what=st.sampled_from(["kill", "kill", "drain", "delete", "sweep", "expire"]), which=WHICH, pause=PAUSES)
+    @rule(what=DISTURBANCES, which=WHICH, pause=PAUSES)
     def disturb(self, what, which, pause):
         process = self.process(which)
         if what == "kill":
@@ -99,12 +100,15 @@ class KernelsAgainstModel(RuleBasedStateMachine):
         elif what == "drain" and process.serves:
             self.model.lose(process, "drained")
             process.leave(grace=which % 4)
+        elif what == "cut off":
+            self.model.lose(process, "cut off")
+            process.cut_off(seconds=1 + 1.5 * which)
         elif what == "delete":
             self.client(which).delete(process)
         elif what == "expire":
             self.pause(75)
-        elif what == "sweep":
-            process.spawn(process.manager.cleanup())
+        elif what == "sweep" and process.serves:
+            process.sweep()
         self.pause(pause)
 
     @rule(seconds=st.sampled_from([0.5, 1, 5, 15]))
@@ -118,7 +122,11 @@ class KernelsAgainstModel(RuleBasedStateMachine):
         process = self.process(which)
         if process.serves and len(self.living()) < CLIENTS:
             creation = process.kernel.create_session({"protocolVersion": version}, ClientInfo())
-            session_id, _ = self.world.run(process.spawn(creation))
+            try:
+                session_id, _ = self.world.run(process.spawn(creation))
+            except SessionError:
+                assert process.was_cut_off
+                return
             Client(self.model, session_id, version)
 
     @rule(who=WHICH, which=WHICH, anew=st.booleans(), pause=PAUSES)
@@ -206,7 +214,9 @@ class KernelsAgainstModel(RuleBasedStateMachine):
         for second in range(FINAL_SECONDS):
             process = self.process(second)
             for call in self.running():
-                if not call.must_end and not call.told_to_finish:
+                if not call.is_owed and not call.must_end:
+                    call.client.abort(call, process)  # its client cannot come back for it
+                elif not call.must_end and not call.told_to_finish:
                     call.tell("finish")
             for ask in self.model.open_asks():
                 ask.reply(process)
@@ -239,7 +249,7 @@ class KernelsAgainstModel(RuleBasedStateMachine):
                 f"what {call} said aside"
                 for call in client.calls
                 for chain in (client.heard, client.received)
-                if chain.seen[ASIDE, call.number] < call.kept[ASIDE]
+                if "cut off" not in call.excuses and chain.seen[ASIDE, call.number] < call.kept[ASIDE]
             ]
         return missing
 
