@@ -12,16 +12,6 @@ from mcp_tornado.sessions.encoding import encode
 
 _BARRIER_SECONDS: Final = 1.0
 
-_REPEATABLE: Final = frozenset(
-    {
-        "notifications/tools/list_changed",
-        "notifications/prompts/list_changed",
-        "notifications/resources/list_changed",
-        "notifications/resources/updated",
-    }
-)
-"""Notifications that say nothing new when they come twice, and much when they come at all."""
-
 
 class PatientLog:
     """Appends events once each, trying again while the store is away.
@@ -33,8 +23,8 @@ class PatientLog:
         log: The log.
         key: Whose events.
         stream: The stream.
-        shared: Whether others write to the stream too. An equal event may be another one then: where nothing tells
-            them apart, the event is rather written twice than not at all.
+        shared: Whether other processes write to the stream too. An equal event of theirs that is newer than the attempt
+            is as good as ours: what says the same to the same client at the same time.
     """
 
     def __init__(self, log: EventLog, key: str, stream: str, *, shared: bool = False) -> None:
@@ -65,41 +55,52 @@ class PatientLog:
             SessionError: `STORE_UNAVAILABLE` still, after so long.
             SessionGone, StreamEnded, TypeError, ValueError: See `EventLog.append`.
         """
+        tried, since = False, self._newest
+
+        async def attempt() -> str:
+            nonlocal tried, since
+            if tried:
+                found = await self._find(message, since)
+                if found is not None:
+                    return found
+            elif self._shared:
+                since = await self._pass_over()
+            tried = True
+            return await self._log.append(self.key, self.stream, message, final=final)
+
         try:
-            self._newest = await self._log.append(self.key, self.stream, message, final=final)
+            event_id = await attempt()
         except SessionError:
             if on_trouble is not None:
                 on_trouble()
             if seconds == 0:
                 raise
-            self._newest = await self._again(message, final, seconds)
-        return self._newest
+            retrying = AsyncRetrying(
+                retry=retry_if_exception_type(SessionError),
+                stop=stop_never if seconds is None else stop_after_delay(seconds),
+                wait=wait_exponential_jitter(initial=0.1, max=2.0, jitter=0.1),
+                reraise=True,
+            )
+            event_id: str = await retrying(attempt)
+        self._newest = event_id
+        return event_id
 
-    async def _again(self, message: Mapping[str, Any] | None, final: bool, seconds: float | None) -> str:
-        async def attempt() -> str:
-            return await self._find(message) or await self._log.append(self.key, self.stream, message, final=final)
+    async def _pass_over(self) -> str | None:
+        """Find out what is the newest event, so that an equal one which is older is not taken for ours."""
+        newest = self._newest
+        while events := await self._log.read(self.key, newest, stream=self.stream):
+            newest = events[-1].id
+        self._newest = newest
+        return newest
 
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type(SessionError),
-            stop=stop_never if seconds is None else stop_after_delay(seconds),
-            wait=wait_exponential_jitter(initial=0.1, max=2.0, jitter=0.1),
-            reraise=True,
-        )
-        return await retrying(attempt)
-
-    async def _find(self, message: Mapping[str, Any] | None) -> str | None:
+    async def _find(self, message: Mapping[str, Any] | None, since: str | None) -> str | None:
         """Return the id of an event that is in the log although nobody was told so."""
-        if self._shared and not self._is_recognizable(message or {}):
-            return None
         # A write of ours: once it has come through, what we wrote before it is there to be read, or never will be.
         await self._log.claim(f"barrier:{self.stream}", self.stream, _BARRIER_SECONDS)
-        wanted, after = encode(message), self._newest
+        wanted, after = encode(message), since
         while events := await self._log.read(self.key, after, stream=self.stream):
             for event in events:
                 if encode(event.message) == wanted:
                     return event.id
             after = events[-1].id
         return None
-
-    def _is_recognizable(self, message: Mapping[str, Any]) -> bool:
-        return "id" in message or (self._newest is not None and message.get("method") not in _REPEATABLE)

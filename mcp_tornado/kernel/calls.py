@@ -218,11 +218,14 @@ class Call:
         self._task = asyncio.create_task(self._settle(failure(self.request.id, error)))
         return self._task
 
-    def cancel(self) -> None:
-        """Cancel because the client asked for it: the answer is -32800, at once."""
+    def cancel(self) -> bool:
+        """Cancel because the client asked for it: the answer is -32800, at once; say whether there was none yet."""
+        if self._settled:
+            return False
         self._context.cancel_requested.set()
         error = {"code": REQUEST_CANCELLED, "message": "Request cancelled"}
         self._end(Outcome(messages.error(self.request.id, error)))
+        return True
 
     def abort(self, code: ErrorCode) -> None:
         """Cancel because the session ends, or the server does: the answer says so, at once."""

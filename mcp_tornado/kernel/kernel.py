@@ -232,6 +232,7 @@ class Kernel:
                 primed=session.protocol_version in _PRIMED_VERSIONS,
                 as_list=batch,
                 may_stream=self._patience is not None,
+                on_gone=partial(self._forget_soon, session.key),
             )
         await self._handle(session, parsed, stream, inbound)
         return SessionExchange(stream, self._patience) if stream is not None else None
@@ -253,7 +254,13 @@ class Kernel:
             self._check_draining()
             # Primed, so that the call is known to all processes before it is accepted.
             stream = ResponseStream(
-                self._log, session.key, BACKGROUND, process=self._processes.name, requests=[message.id], primed=True
+                self._log,
+                session.key,
+                BACKGROUND,
+                process=self._processes.name,
+                requests=[message.id],
+                primed=True,
+                on_gone=partial(self._forget_soon, session.key),
             )
             stream.abandon()
             try:
@@ -275,9 +282,7 @@ class Kernel:
     def _cancel(self, key: str, request_id: RequestId) -> bool:
         """Cancel a request that runs in this process; say whether there is one."""
         call = self._find_call(key, request_id)
-        if call is not None:
-            call.cancel()
-        return call is not None
+        return call is not None and call.cancel()
 
     def _parse_batch(self, session: Session, body: Sequence[Any]) -> list[Message]:
         if session.protocol_version != _BATCH_VERSION:

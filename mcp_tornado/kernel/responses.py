@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -68,6 +68,7 @@ class ResponseStream:
         primed: Whether the stream begins with a priming event (MCP 2025-11-25, basic/transports).
         as_list: Whether the JSON answer is a list, even of one (a batch).
         may_stream: Whether it can become a stream at all; else what is emitted is dropped.
+        on_gone: Called when the session is found to have ended.
     """
 
     def __init__(
@@ -81,9 +82,11 @@ class ResponseStream:
         primed: bool = False,
         as_list: bool = False,
         may_stream: bool = True,
+        on_gone: Callable[[], object],
     ) -> None:
         self.key = key
         self.may_stream = may_stream
+        self._on_gone = on_gone
         self._log = log
         self._prefix = prefix
         self._process = process
@@ -161,7 +164,11 @@ class ResponseStream:
             return self._events
         events = PatientLog(self._log, self.key, new_stream(self._prefix, self._process, self._requests))
         if self._primed:
-            self.queue.put(Frame(await events.append(None, seconds=patience), None))
+            try:
+                self.queue.put(Frame(await events.append(None, seconds=patience), None))
+            except SessionGone:
+                self._on_gone()
+                raise
         self._events = events
         answers, self._answers = self._answers, []
         for index, (message, _) in enumerate(answers, start=1):
@@ -230,7 +237,9 @@ class ResponseStream:
                 return
             try:
                 await self._append(await self._open(_STORE_PATIENCE), message)
-            except (SessionGone, StreamEnded):
+            except (SessionGone, StreamEnded) as error:
+                if isinstance(error, SessionGone):
+                    self._on_gone()
                 _log.debug("message.dropped", session=short_key(self.key), method=message.get("method"))
         await self.queue.room()
 
@@ -262,7 +271,13 @@ class ResponseStream:
 
         Of use only where the stream is primed: without an event id the client could not come back.
         """
-        await self.open()
+        try:
+            await self.open()
+        except (SessionError, SessionGone):
+            _log.warning(
+                "stream.kept", session=short_key(self.key), hint="without the store nobody could come back to it"
+            )
+            return
         self.queue.close()
 
 
@@ -280,9 +295,9 @@ class SessionExchange:
         try:
             await self._stream.open()
         except (SessionError, SessionGone):
-            # No stream without a store; the answer itself needs none.
-            await self._stream.answered(None)
-            return self._stream.answer()
+            # No stream without a store; the answer itself needs none. Unless a stream could be opened after all.
+            if await self._stream.answered(None):
+                return self._stream.answer()
         return None
 
     def reader(self) -> FrameReader:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from mcp_tornado.kernel.calls import Spawn
 from mcp_tornado.kernel.mail import Content, Mail
@@ -46,22 +48,24 @@ class StandaloneStreams:
         self._mail = mail
         self._readers = readers
         self._spawn = spawn
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         mail.on(HOLDER, self._is_held)
         mail.on(TAKEN, self._let_go)
         mail.on(CLOSE, self._close)
 
     async def take(self, key: str, *, over: bool) -> None:
-        """Take a session's stream, or take it over from whoever holds it.
+        """Take a session's stream, or take it over from whoever holds it; its reader is registered already.
 
         Raises:
             SessionError: `SESSION_CONFLICT`: somebody holds it and it is not to be taken over; `STORE_UNAVAILABLE`.
         """
-        has_lease = await self._claim(key)
-        if has_lease and not over:
-            return
-        if not over and await self._somebody_holds(key):
-            raise standalone_conflict()
-        await self._mail.broadcast(TAKEN, {"session": key})
+        async with self._lock(key):
+            has_lease = await self._claim(key)
+            if has_lease and not over:
+                return
+            if not over and await self._somebody_holds(key):
+                raise standalone_conflict()
+            await self._mail.broadcast(TAKEN, {"session": key})
         if not has_lease:
             # Until the one before has let go, or its lease has ended: whoever asks is answered all the same.
             self._spawn(self._claim_later(key))
@@ -78,23 +82,27 @@ class StandaloneStreams:
             await self._mail.broadcast(CLOSE, {"session": key})
 
     async def renew(self, key: str) -> None:
-        """Renew the lease of a stream that is read here, if one is.
+        """Renew the lease of a stream that is read here, if one is; where another process reads it too, stop reading.
 
         Raises:
             SessionError: `STORE_UNAVAILABLE`.
         """
-        if self._readers.holds_standalone(key):
-            await self._claim(key)
+        async with self._lock(key):
+            if not self._readers.holds_standalone(key) or await self._claim(key):
+                return
+        if await self._mail.ask(HOLDER, {"session": key}, _ANSWER_SECONDS):
+            self._readers.close_standalone(key, at_once=True)
 
     async def give_up(self, key: str) -> None:
         """Give a session's stream up, unless it is read here again already."""
-        if not self._readers.holds_standalone(key):
-            try:
-                await self._log.release(_lease(key), self._owner)
-            except SessionError:
-                return  # the lease ends by itself
-            if self._readers.holds_standalone(key):
-                await self._claim(key)
+        async with self._lock(key):
+            if not self._readers.holds_standalone(key):
+                with suppress(SessionError):  # the lease ends by itself
+                    await self._log.release(_lease(key), self._owner)
+
+    def _lock(self, key: str) -> asyncio.Lock:
+        """Return what keeps this process from giving up what it takes at the same moment."""
+        return self._locks.setdefault(key, asyncio.Lock())
 
     async def _claim(self, key: str) -> bool:
         return await self._log.claim(_lease(key), self._owner, _LEASE_SECONDS)
@@ -102,11 +110,11 @@ class StandaloneStreams:
     async def _claim_later(self, key: str) -> None:
         pause, longest = _LOOK_SECONDS
         while self._readers.holds_standalone(key):
-            try:
+            with suppress(SessionError):  # the store is away: at the next turn
                 if await self._claim(key):
                     return
-            except SessionError:
-                pass  # the store is away: at the next turn
+                if pause > _ANSWER_SECONDS:
+                    await self.renew(key)
             await asyncio.sleep(pause)
             pause = min(2 * pause, longest)
 
@@ -126,13 +134,18 @@ class StandaloneStreams:
         return self._readers.holds_standalone(_session(mail))
 
     async def _let_go(self, mail: Content) -> bool:
-        key = _session(mail)
-        if self._readers.holds_standalone(key):
-            self._readers.close_standalone(key, at_once=True)
-            # The lease goes from hand to hand, so that nobody who asks for it meanwhile finds it free.
-            await self._log.release(_lease(key), self._owner)
-            await self._log.claim(_lease(key), str(mail.get("from")), _LEASE_SECONDS)
+        self._spawn(self._hand_over(_session(mail), str(mail.get("from"))))
         return False
+
+    async def _hand_over(self, key: str, process: str) -> None:
+        async with self._lock(key):
+            if not self._readers.holds_standalone(key):
+                return
+            self._readers.close_standalone(key, at_once=True)
+            with suppress(SessionError):  # our lease ends by itself
+                # From hand to hand, so that nobody who asks for it meanwhile finds it free.
+                await self._log.release(_lease(key), self._owner)
+                await self._log.claim(_lease(key), process, _LEASE_SECONDS)
 
     async def _close(self, mail: Content) -> bool:
         self._readers.close_standalone(_session(mail))

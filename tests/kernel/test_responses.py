@@ -29,7 +29,7 @@ async def told(log):
 @pytest.mark.parametrize("opened_first", [True, False])
 async def test_who_comes_back_for_it_is_told_that_it_could_not_be_kept(opened_first):
     async with SmallStore(system_clock) as log:
-        stream = ResponseStream(log, "@p", "send-", process="p", requests=["large"])
+        stream = ResponseStream(log, "@p", "send-", process="p", requests=["large"], on_gone=pytest.fail)
         stream.abandon()
         if opened_first:
             await stream.open()
@@ -42,7 +42,7 @@ async def test_who_comes_back_for_it_is_told_that_it_could_not_be_kept(opened_fi
 
 async def test_a_client_that_is_connected_gets_it():
     async with SmallStore(system_clock) as log:
-        stream = ResponseStream(log, "@p", "post-", process="p", requests=["large"])
+        stream = ResponseStream(log, "@p", "post-", process="p", requests=["large"], on_gone=pytest.fail)
         await stream.open()
         await stream.settle(Outcome(LARGE))
         assert [frame.message async for frame in stream.queue.frames(10)] == [LARGE]
