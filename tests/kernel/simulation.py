@@ -29,6 +29,7 @@ from mcp_tornado.sessions import CleanupService, ErrorCode, SessionError, Sessio
 from mcp_tornado.sessions import manager as manager_module
 from mcp_tornado.sessions.errors import StoreError
 from mcp_tornado.sessions.guard import GuardedEventLog, StoreGuard
+from mcp_tornado.sessions.ids import is_process_key
 from mcp_tornado.sessions.store import EventBounds
 from mcp_tornado.stores.memory import MemoryStore
 
@@ -95,6 +96,8 @@ class World:
         self.store = MemoryStore(self.clock, EventBounds(max_per_session=10**6, max_bytes=10**9))
         self.processes: list[Process] = []
         """Those that live."""
+        self.process_keys: set[str] = set()
+        """The keys of all mailboxes, and of what all processes share."""
         self._patches = contextlib.ExitStack()
         simulated_time = SimpleNamespace(monotonic=self.loop.time, perf_counter=time.perf_counter)
         for name, module in list(sys.modules.items()):
@@ -157,17 +160,19 @@ async def _destroy(tasks: Callable[[], Iterable[asyncio.Task]]) -> None:
 class Line:
     """The way of one process to the store, which it takes for the store itself."""
 
-    def __init__(self, store: MemoryStore, seed: int) -> None:
-        self._store = store
-        self._random = random.Random(seed)
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._random = random.Random(world.random.getrandbits(32))
         self._passable = asyncio.Event()
         self._passable.set()
 
     def __getattr__(self, name: str):
-        operation = getattr(self._store, name)
+        operation = getattr(self._world.store, name)
 
         async def pass_on(*args, **kwargs):
             await self._way()
+            if name == "append" and is_process_key(args[0]):
+                self._world.process_keys.add(args[0])
             try:
                 result = await operation(*args, **kwargs)
             except StoreError:
@@ -206,7 +211,7 @@ class Process:
         self.alive = True
         self.was_cut_off = False
         """Whether its way to the store ever was cut."""
-        self._line = Line(world.store, world.random.getrandbits(32))
+        self._line = Line(world)
         guard = StoreGuard(METRICS)
         self.manager = SessionManager(self._line, RULES, clock=world.clock, metrics=METRICS)
         self.kernel = Kernel(

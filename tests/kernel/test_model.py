@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from mcp_tornado.kernel.mail import EVERYBODY
+from mcp_tornado.kernel.processes import REGISTER
 from mcp_tornado.sessions import ClientInfo, SessionError
 from tests.kernel.model import ASIDE, Client, Model
 
@@ -234,10 +236,23 @@ class KernelsAgainstModel(RuleBasedStateMachine):
         assert not missing, missing
         for client in self.living():
             self.check_log(self.world.run(self.whole_log(client)))
+        self.let_processes_leave()
+        if self.world.run(self.left_behind()):
+            self.world.start()  # those who were killed last were not missed by anybody yet
+            self.pause(90)
+            self.let_processes_leave()
+        assert self.world.run(self.left_behind()) == []
+
+    def let_processes_leave(self):
         for process in list(self.world.processes):
             process.leave(0)
-        self.pause(10)
+        self.pause(20)
         assert not self.world.processes
+
+    async def left_behind(self):
+        """Return the mailboxes of processes that have ended."""
+        keys = self.world.process_keys - {REGISTER, EVERYBODY}
+        return [key for key in sorted(keys) if await self.world.store.read(key, None)]
 
     def what_is_missing(self):
         """Return what clients must have and have not."""
