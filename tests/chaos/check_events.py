@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from mcp_tornado.kernel.streams import STANDALONE, is_received
 from mcp_tornado.sessions import EventId
@@ -97,15 +97,29 @@ def check_numbered(session: SessionRecords) -> Iterator[Fault]:
 
 
 def check_list_changed(session: SessionRecords) -> Iterator[Fault]:
-    """Of the notifications that all look the same there are as many as calls that sent one."""
+    """Of the notifications that all look the same there are as many as calls that sent one.
+
+    Calls that ran at the same time may have sent one together: it says no less.
+    """
     calls = [call for call in session.calls if call.tool == "announce"]
-    told = [call for call in calls if session.succeeded(call)]
+    told = _in_turn(session, [call for call in calls if session.succeeded(call)])
     methods = [(seen.message or {}).get("method") for seen in session.events.values() if seen.stream == STANDALONE]
     count = methods.count("notifications/tools/list_changed")
     if count > len(calls):
         yield Fault(Row.EVENTS_TWICE, f"{count} times the list has changed in {len(calls)} calls", calls)
     if count < len(told) and not session.deletions:
         yield Fault(Row.EVENTS_LOST, f"{count} times the list has changed in {len(told)} successful calls", told)
+
+
+def _in_turn(session: SessionRecords, calls: Sequence[Exchange]) -> list[Exchange]:
+    """Return as many of these calls as surely ran one after the other."""
+    chosen: list[Exchange] = []
+    free = 0.0
+    for end, call in sorted(((session.answered_by(call), call) for call in calls), key=lambda pair: pair[0]):
+        if call.at >= free:
+            chosen.append(call)
+            free = end
+    return chosen
 
 
 def _numbered(message: Message | None) -> list[Mark]:

@@ -82,6 +82,14 @@ class SessionRecords:
         others = (each for each in self.exchanges if each is not call and each.streamed)
         return [each for each in others if stream is not None and stream_of(each) == stream]
 
+    def answered_by(self, call: Exchange) -> float:
+        """Return when the answer to a call was first seen."""
+        if is_response(call.body) and call.path != "/mcp/send":
+            return call.ended or call.at
+        answers = self.answers(call)
+        shown = (event for each in self.exchanges for event in each.events)
+        return min((event.at for event in shown if event.message in answers), default=call.at)
+
     def said_live(self, call: Exchange) -> list[tuple[Exchange, Passed]]:
         """Return what was said on the stream of a call, where the connection that showed it was waiting for it."""
         if call.path == "/mcp/send":

@@ -382,6 +382,19 @@ def test_a_connection_that_broke_before_any_byte_is_no_fault(run: Run) -> None:
     assert judge(run.records, processes=2) == []
 
 
+@pytest.mark.parametrize("at_the_same_time", [True, False])
+def test_calls_at_the_same_time_may_say_together_that_a_list_has_changed(run: Run, at_the_same_time: bool) -> None:
+    look = run.records.pop()
+    first = run.call("announce", 21, steps=0, body=result(21, mark(21)))
+    second = run.call("announce", 22, steps=0, body=result(22, mark(22)))
+    if at_the_same_time:
+        first.ended = second.ended
+    listed = [(13, "get", LIST_CHANGED)]
+    run.add("GET", after=event_id(12, "get"), replay=True, **run.stream(*listed))
+    run.records.append(look)
+    assert rows(judge(run.records, processes=2)) == (set() if at_the_same_time else {Row.EVENTS_LOST})
+
+
 def test_what_was_not_acknowledged_may_have_been_done(run: Run) -> None:
     run.call("remember", 7, status=None, outcome=Outcome.BROKEN)
     run.call("recall", 8, body=result(8, f"{OWNER}/00000001 {OWNER}/00000007"))
