@@ -202,7 +202,7 @@ class Call:
         elif code == CALL_LOST:
             right = bool(self.excuses - {"cancelled"}) or self.client.may_be_gone()
         else:
-            right = self.client.may_be_gone() or "cut off" in self.excuses
+            right = "cut off" in self.excuses
         if not right:
             self.model.fault(f"{self} was answered {answer}; it may be because of {self.excuses or 'nothing'}")
         lost = self.kept[SAID] - seen
