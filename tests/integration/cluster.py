@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import signal
@@ -265,7 +266,15 @@ async def client_through(front: Front, **callbacks: Any) -> AsyncGenerator[Clien
             yield client
 
 
-# ---------------------------------------------------------------- events
+# ---------------------------------------------------------------- answers and events
+
+
+async def answer_to(wire: Wire, message: Any) -> Any:
+    """Return the answer to a request, whether it comes as JSON or, on a busy machine, as a stream."""
+    async with wire.stream(message) as events:
+        if events.response.headers["Content-Type"] == "application/json":
+            return json.loads(await events.response.aread())
+        return (await events.rest())[-1].message
 
 
 def process_of(event: Frame | str | None) -> str:

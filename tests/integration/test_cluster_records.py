@@ -10,7 +10,7 @@ import pytest
 
 from mcp_tornado.sessions import EventLog, RevisionConflict, Session, SessionStore, session_key, system_clock
 from mcp_tornado.stores.plugins import open_store
-from tests.integration.cluster import Cluster, Front, cluster_on, front_of, read
+from tests.integration.cluster import Cluster, Front, answer_to, cluster_on, front_of, read
 from tests.integration.conftest import Wire, text_of, wire_to
 
 pytestmark = pytest.mark.anyio
@@ -42,12 +42,12 @@ async def store(cluster: Cluster) -> AsyncGenerator[Any]:
 
 
 async def ask(wire: Wire, method: str, **params: Any) -> None:
-    answer = (await wire.post(wire.request(method, params))).json()
+    answer = await answer_to(wire, wire.request(method, params))
     assert answer["result"] == {}, answer
 
 
 async def seen_everywhere(front: Front, wire: Wire, tool: str) -> set[str]:
-    return {text_of((await wire.at(server).post(wire.call(tool))).json()) for server in front.servers}
+    return {text_of(await answer_to(wire.at(server), wire.call(tool))) for server in front.servers}
 
 
 # ---------------------------------------------------------------- the journal

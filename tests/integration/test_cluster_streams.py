@@ -324,3 +324,17 @@ async def test_a_tool_closes_the_standalone_stream_of_another_process(front: Fro
     async with wire.at(second).listen(frames[-1].id) as events:
         await wire.tool("change")
         assert methods(await read(events, 4)) == CHANGES
+
+
+async def test_who_took_the_stream_over_holds_it(front: Front, wire: Wire) -> None:
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(wire.listen())
+        await wire.tool("change")
+        frames = await read(first, 4)
+        second = await stack.enter_async_context(wire.listen(frames[-1].id))
+        assert await first.next() is None
+        for server in front.servers:
+            async with wire.at(server).listen() as refused:
+                assert refused.response.status_code == 409
+        await wire.tool("change")
+        assert methods(await read(second, 4)) == CHANGES
