@@ -478,7 +478,8 @@ class Client:
 
         def ended(connection) -> None:
             unanswered = call.answer is None and connection.refused is None and not connection.broken
-            if unanswered and not (process.draining or self.may_be_gone() or process.was_cut_off):
+            excused = process.draining or process.was_cut_off or self.may_be_gone() or "cancelled" in call.excuses
+            if unanswered and not excused:
                 self.model.fault(f"a resumed stream of {call} ended without an answer")
 
         chain.connection = self.request(process, handle, receive=chain.take, ended=ended)
@@ -514,6 +515,11 @@ class Client:
         expect = ["SESSION_CONFLICT"] if after is None else []
         chain.connection = self.request(process, handle, expect=expect, receive=receive, ended=ended)
         self.listening.append(chain.connection)
+
+    def stop_listening(self) -> None:
+        """Hang up whatever reads the standalone stream."""
+        for connection in list(self.listening):
+            connection.hang_up()
 
     async def _get(self, connection: Connection, session, last_event_id: str | None) -> None:
         reader = await connection.kernel.standalone(session, last_event_id)

@@ -267,8 +267,9 @@ class Process:
         await self._living
         self._end()
         await asyncio.sleep(_LAST_SECONDS)
-        if self.tasks:
+        if self.tasks and not self.was_cut_off:
             self.world.faults.append(f"tasks outlive their process: {list(self.tasks)}")
+        await _destroy(self.tasks.copy)
 
     async def kill(self) -> None:
         """End as on SIGKILL: whatever would still be done does not reach anybody."""
