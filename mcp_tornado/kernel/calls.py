@@ -250,6 +250,11 @@ class Call:
         finally:
             self._answered.set()
 
+    @property
+    def is_being_answered(self) -> bool:
+        """Whether its answer is on its way."""
+        return (self._settled or self._settling is not None) and not self._answered.is_set()
+
     async def settled(self) -> None:
         """Wait until an answer that was begun to be given is given."""
         if self._settled or self._settling is not None:

@@ -116,14 +116,12 @@ class SessionConnection:
                 return
             connection = self.connection
             self._key = connection.session_id = session.key
-            connection.protocol_version = session.protocol_version
-            if session.client_params != self._params:
+            if self._revision < 0:
+                connection.protocol_version = session.protocol_version
+                connection.client_params = InitializeRequestParams.model_validate(session.client_params, by_name=False)
                 self._params = session.client_params
-                connection.client_params = InitializeRequestParams.model_validate(self._params, by_name=False)
             if session.initialized:
                 connection.initialized.set()
-            elif connection.initialized.is_set():
-                connection.initialized = anyio.Event()
             await self._replay([entry for entry in session.journal if is_known(entry)], shown)
             self._revision = session.revision
 

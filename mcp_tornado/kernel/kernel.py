@@ -57,6 +57,7 @@ from mcp_tornado.sessions.journal import JOURNALED_METHODS, has_room, with_entry
 _log = get_logger(__name__)
 
 _BATCH_VERSION: Final = "2025-03-26"
+_MAX_BATCH: Final = 1000
 _PRIMED_VERSIONS: Final = frozenset(
     version for version in HANDSHAKE_PROTOCOL_VERSIONS if is_version_at_least(version, "2025-11-25")
 )
@@ -111,7 +112,9 @@ class Kernel:
         self._calls: dict[str, list[Call]] = {}
         self._readers = Readers(log, self._lives, Orphans(log, self._processes), process)
         self._standalone = StandaloneStreams(log, self._processes, self._mail, self._readers, self._spawn_aside)
-        self._routing = Routing(self._mail, self._outgoing, self._cancel, self._forget_soon, self._spawn)
+        self._routing = Routing(
+            self._mail, self._outgoing, self._cancel, self._forget_soon, lambda key: self._pool.drop(key), self._spawn
+        )
         self._exchanges: set[StandaloneExchange] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         """What a drain waits for."""
@@ -169,7 +172,10 @@ class Kernel:
             SessionError: No session could be made, or the server is draining.
         """
         self._check_draining()
-        return await self._handshake.initialize(request, client, inbound, session)
+        initialized = await self._handshake.initialize(request, client, inbound, session)
+        if session is not None:
+            await self._routing.session_renegotiated(session.key)
+        return initialized
 
     async def create_session(self, value: JSONObject | None, client: ClientInfo) -> tuple[str, Session]:
         """Make a session without a handshake; see `Handshake.create_session`.
@@ -203,8 +209,10 @@ class Kernel:
     def _forget_soon(self, key: str) -> None:
         self._spawn(self._forget(key))
 
-    def _revived(self) -> None:
+    def _revived(self, lost_mail: bool) -> None:
         self._mail.rewind()
+        if lost_mail:
+            self._outgoing.give_up()
 
     # ------------------------------------------------------------------ messages of a session
 
@@ -279,9 +287,11 @@ class Kernel:
         if not await self._routing.abort(session.key, request_id):
             raise SessionError(ErrorCode.REQUEST_NOT_FOUND)
 
-    def _cancel(self, key: str, request_id: RequestId) -> bool:
+    def _cancel(self, key: str, digest: str) -> bool:
         """Cancel a request that runs in this process; say whether there is one."""
-        call = self._find_call(key, request_id)
+        # The newest first: clients reuse ids.
+        calls = reversed(self._calls.get(key, ()))
+        call = next((call for call in calls if messages.digest(call.request.id) == digest), None)
         return call is not None and call.cancel()
 
     def _parse_batch(self, session: Session, body: Sequence[Any]) -> list[Message]:
@@ -293,6 +303,8 @@ class Kernel:
         parsed = [messages.parse(value) for value in body]
         if not parsed:
             raise SessionError(ErrorCode.INVALID_REQUEST, "A batch holds at least one message")
+        if len(parsed) > _MAX_BATCH:
+            raise SessionError(ErrorCode.INVALID_REQUEST, f"A batch holds at most {_MAX_BATCH} messages")
         if any(isinstance(message, Request) and message.method == "initialize" for message in parsed):
             raise SessionError(ErrorCode.INVALID_REQUEST, "initialize cannot be part of a batch")
         return parsed
@@ -343,16 +355,21 @@ class Kernel:
 
     def _call_done(self, key: str, call: Call, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        if call.is_being_answered:
+            # Whoever resumes its stream in this moment must not take it for ended.
+            self._spawn_aside(self._remove_once_answered(key, call))
+        else:
+            self._remove(key, call)
+
+    async def _remove_once_answered(self, key: str, call: Call) -> None:
+        await call.settled()
+        self._remove(key, call)
+
+    def _remove(self, key: str, call: Call) -> None:
         calls = self._calls[key]
         calls.remove(call)
         if not calls:
             del self._calls[key]
-
-    def _find_call(self, key: str, request_id: RequestId) -> Call | None:
-        wanted = messages.correlation_key(request_id)
-        # The newest first: clients reuse ids.
-        calls = reversed(self._calls.get(key, ()))
-        return next((call for call in calls if messages.correlation_key(call.request.id) == wanted), None)
 
     async def _lives(self, key: str) -> bool:
         lives = await self._manager.find(key) is not None
@@ -435,14 +452,18 @@ class Kernel:
             `after` that was given.
 
         Raises:
-            SessionError: `SESSION_NOT_FOUND`: the session ended while waiting; `STORE_UNAVAILABLE`.
+            SessionError: `SESSION_NOT_FOUND`: the session ended while waiting; the server is draining, and there is
+                nothing now; `STORE_UNAVAILABLE`.
         """
+        refused = self._draining
         reader = self._readers.receiver(session.key, after)
         try:
-            first = await _first_message(reader, 0 if self._draining else wait)
+            first = await _first_message(reader, 0 if refused else wait)
         finally:
             self._readers.release(reader)
         if first is None:
+            if refused:
+                raise SessionError(ErrorCode.SERVER_DRAINING)
             if not self._draining and not await self._lives(session.key):
                 raise SessionError(ErrorCode.SESSION_NOT_FOUND, reason="ended")
             return [], after

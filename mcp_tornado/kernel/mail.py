@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final
 
@@ -23,9 +22,6 @@ RECEIPT: Final = "receipt"
 _STREAM: Final = "mail"
 _AGAIN_SECONDS: Final = 2.0
 """After so long without a receipt mail is sent again: the bounds of a mailbox may have evicted it unread."""
-
-_DEAD_SECONDS: Final = 60.0
-"""For so long mail is sent again also to a process that seems dead: it may only have been stopped."""
 
 Content = Mapping[str, Any]
 Handler = Callable[[Content], Awaitable[bool]]
@@ -49,6 +45,7 @@ class Mail:
         self._processes = processes
         self._numbers = itertools.count(1)
         self._handlers: dict[str, Handler] = {}
+        self._own_handlers: dict[str, Callable[[Content], None]] = {}
         self._receipts: dict[str, asyncio.Future[None]] = {}
         self._followers: Final = [LogFollower(log, key, self._take) for key in (mailbox_of(processes.name), EVERYBODY)]
         self._tasks: set[asyncio.Task[None]] = set()
@@ -57,6 +54,10 @@ class Mail:
     def on(self, kind: str, handler: Handler) -> None:
         """Say who takes mail of a kind."""
         self._handlers[kind] = handler
+
+    def on_own(self, kind: str, handler: Callable[[Content], None]) -> None:
+        """Say who hears that mail of a kind which we sent to all has come to its place among that of others."""
+        self._own_handlers[kind] = handler
 
     async def start(self) -> None:
         """Take what is sent from now on.
@@ -89,7 +90,7 @@ class Mail:
             await self._post(mailbox_of(process), kind, content, receipt)
 
     async def deliver(self, process: str, kind: str, content: Content) -> None:
-        """Send mail to one process, and see to it in the background that it has it.
+        """Send mail to one process, and see to it in the background that it has it, as long as it lives.
 
         Returns once the mail is in the store.
 
@@ -108,14 +109,16 @@ class Mail:
             raise
         self._spawn(self._see_to(process, kind, content, receipt, received))
 
-    async def broadcast(self, kind: str, content: Content) -> None:
-        """Tell all other processes something, if there are any.
+    async def broadcast(self, kind: str, content: Content) -> bool:
+        """Tell all other processes something, if there are any; say whether there are.
 
         Raises:
             SessionError: `STORE_UNAVAILABLE`.
         """
-        if await self._processes.others():
+        others = await self._processes.others()
+        if others:
             await self._post(EVERYBODY, kind, content)
+        return bool(others)
 
     async def ask(self, kind: str, content: Content, timeout: float) -> bool:
         """Ask all other processes for the one that it concerns; say whether one answered within `timeout` seconds.
@@ -145,15 +148,14 @@ class Mail:
     async def _see_to(
         self, process: str, kind: str, content: Content, receipt: str, received: asyncio.Future[None]
     ) -> None:
-        give_up_at = time.monotonic() + _DEAD_SECONDS
         try:
             while True:
                 done, _ = await asyncio.wait([received], timeout=_AGAIN_SECONDS)
                 if done:
                     return
                 try:
-                    if time.monotonic() > give_up_at and await self._processes.is_dead(process):
-                        return
+                    if await self._processes.is_dead(process):
+                        return  # it is in the mailbox, should the process only have been stopped
                     await self.send(process, kind, content, receipt)
                 except SessionError:
                     continue  # the store is away: at the next turn
@@ -161,8 +163,13 @@ class Mail:
             del self._receipts[receipt]
 
     async def _take(self, mail: Content) -> None:
-        sender, handler = str(mail.get("from")), self._handlers.get(str(mail.get("kind")))
-        if handler is None or sender == self._processes.name:
+        sender, kind = str(mail.get("from")), str(mail.get("kind"))
+        if sender == self._processes.name:
+            if kind in self._own_handlers:
+                self._own_handlers[kind](mail)
+            return
+        handler = self._handlers.get(kind)
+        if handler is None:
             return
         if await handler(mail) and mail.get("receipt") is not None:
             await self.send(sender, RECEIPT, {"of": mail["receipt"]})

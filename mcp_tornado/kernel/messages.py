@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeGuard, cast
 
 import orjson
 
+from mcp_tornado.sessions.encoding import encode
 from mcp_tornado.sessions.errors import ErrorCode, SessionError
 
 RequestId = str | int
@@ -151,6 +153,11 @@ def correlation_key(request_id: RequestId) -> RequestId:
     if isinstance(request_id, str) and request_id.isascii() and request_id.isdigit() and len(request_id) < 20:
         return int(request_id)
     return request_id
+
+
+def digest(request_id: RequestId) -> str:
+    """Return what stands for an id, however long that is; equal for what `correlation_key` makes equal."""
+    return hashlib.sha256(encode(correlation_key(request_id))).hexdigest()
 
 
 def request(request_id: RequestId, method: str, params: JSONObject | None) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class Orphans:
         return True
 
     async def _unanswered(self, key: str, stream: str) -> list[RequestId | None]:
-        requests = requests_of(stream)
+        requests = await requests_of(self._log, key, stream)
         if len(requests) < 2:
             return [*requests] or [None]
         answered: set[RequestId] = set()

@@ -13,7 +13,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import REQUEST_TIMEOUT, ErrorData
 
 from mcp_tornado.kernel import messages
-from mcp_tornado.kernel.messages import JSONObject, Notification, Reply, RequestId
+from mcp_tornado.kernel.messages import CALL_LOST, JSONObject, Notification, Reply, RequestId
 from mcp_tornado.log import get_logger
 
 _log = get_logger(__name__)
@@ -90,6 +90,13 @@ class OutgoingRequests:
             _log.debug("reply.dropped", request_id=reply.id)
             return
         pending.reply.set_result(reply)
+
+    def give_up(self) -> None:
+        """Fail every request that waits: replies may have come and been lost while this process was taken for dead."""
+        error = {"code": CALL_LOST, "message": "The reply was lost: this process was stopped for too long"}
+        for request_id, pending in self._pending.items():
+            if not pending.reply.done():
+                pending.reply.set_result(Reply(request_id, None, error))
 
     async def report_progress(self, session_key: str, notification: Notification) -> None:
         """Hand the client's progress on a request to who asked for it."""

@@ -35,6 +35,8 @@ class Pulse:
     have ended, and whoever lives needs this time to renew its own."""
     look: float = 1.0
     """How often it is looked whether another process lives, while somebody waits for it."""
+    bury: float = 10.0
+    """For how long the mail of a process that seems dead is kept: it may only have been stopped."""
     census: float = 2.5
     """How often it is looked which processes there are, and what the dead left behind is removed."""
 
@@ -59,10 +61,11 @@ class Processes:
         log: The log.
         manager: Removes the mailboxes of the dead.
         pulse: How often things happen.
-        revived: Called when this process has been silent for so long that others may have taken it for dead.
+        revived: Called when this process has been silent for so long that others may have taken it for dead; it is
+            told whether its mail may have been removed.
     """
 
-    def __init__(self, log: EventLog, manager: SessionManager, pulse: Pulse, revived: Callable[[], None]) -> None:
+    def __init__(self, log: EventLog, manager: SessionManager, pulse: Pulse, revived: Callable[[bool], None]) -> None:
         self.name: Final = f"s{secrets.token_hex(5)}"
         """Tells this process from all others, also from those that ended; it never looks like a number."""
         self.pulse: Final = pulse
@@ -72,8 +75,8 @@ class Processes:
         self._after: str | None = None
         self._others: set[str] = set()
         self._gone: set[str] = set()
-        self._left_behind: set[str] = set()
-        """Who is gone and may have a mailbox still."""
+        self._left_behind: dict[str, float] = {}
+        """Who is gone and may have a mailbox still, and when that is removed."""
         self._newest_entry: Mapping[str, Any] = {}
         self._looks: dict[str, _Look] = {}
         self._beaten_at = 0.0
@@ -102,30 +105,41 @@ class Processes:
 
     async def live(self) -> None:
         """Keep the heartbeat up until cancelled, and look after what dead processes left behind."""
-        next_census = time.monotonic() + self.pulse.census
+        # Apart: however long the census takes, the heart goes on beating.
+        await asyncio.gather(self._keep_beating(), self._keep_counting())
+
+    async def _keep_beating(self) -> None:
         while True:
             await asyncio.sleep(self.pulse.beat)
             try:
                 # In time for the next one: what hangs in the store must not keep us from trying again.
                 async with asyncio.timeout(self.pulse.beat):
                     await self._beat()
-                if time.monotonic() >= next_census:
-                    all_clear = await self._take_census()
-                    next_census = time.monotonic() + (self.pulse.census if all_clear else self.pulse.look)
             except (SessionError, TimeoutError):
                 self._after = None  # the store may have lost what was read
             except Exception:
                 _log.exception("heartbeat.failed")
 
+    async def _keep_counting(self) -> None:
+        all_clear = True
+        while True:
+            await asyncio.sleep(self.pulse.census if all_clear else self.pulse.look)
+            try:
+                all_clear = await self._take_census()
+            except SessionError:
+                self._after = None
+            except Exception:
+                _log.exception("census.failed")
+
     async def _beat(self) -> None:
-        late = self._beaten_at and time.monotonic() - self._beaten_at > self.pulse.lease
+        silent_for = time.monotonic() - self._beaten_at if self._beaten_at else 0.0
         if not await self._log.claim(heartbeat_of(self.name), self.name, self.pulse.lease):
             return  # somebody looks whether we live, for a moment
         self._beaten_at = time.monotonic()
-        if late:
+        if silent_for > self.pulse.lease:
             _log.warning("process.was_silent", hint="it was stopped, too busy, or cut off from the store")
             await self._register()
-            self._revived()
+            self._revived(silent_for > self.pulse.lease + self.pulse.bury)
 
     async def _register(self) -> None:
         await self._log.append(REGISTER, self.name, self._entry(gone=False))
@@ -156,21 +170,18 @@ class Processes:
                 self._forget(process)
             else:
                 self._gone.discard(process)
+                self._left_behind.pop(process, None)
                 self._others.add(process)
         self._others.discard(self.name)
         return set(self._others)
 
     async def has_mailbox(self, process: str) -> bool:
-        """Say whether there is or was such a process: clients can make names up.
+        """Say whether there is such a process, or was one until a moment ago: clients can make names up.
 
         Raises:
             SessionError: `STORE_UNAVAILABLE`.
         """
-        if process in self._gone:
-            # It may be back, not having noticed yet that it was taken for dead.
-            self._left_behind.add(process)
-            return True
-        return process in self._others or process in await self.others()
+        return process in self._others or process in self._left_behind or process in await self.others()
 
     async def is_dead(self, process: str) -> bool:
         """Say whether another process has ended; a process that was killed is found dead after some seconds.
@@ -207,7 +218,7 @@ class Processes:
         self._others.discard(process)
         if process not in self._gone:
             self._gone.add(process)
-            self._left_behind.add(process)
+            self._left_behind[process] = time.monotonic() + self.pulse.bury
 
     def _newest_entry_names_all(self) -> bool:
         entry = self._newest_entry
@@ -224,9 +235,10 @@ class Processes:
                 self._forget(process)
                 entry = {"process": process, "gone": True, "known": sorted({self.name, *self._others})}
                 await self._log.append(REGISTER, process, entry)
-        while self._left_behind:
-            await self._manager.drop_mailbox(mailbox_of(min(self._left_behind)))
-            self._left_behind.remove(min(self._left_behind))
+        for process, due in list(self._left_behind.items()):
+            if time.monotonic() >= due:
+                await self._manager.drop_mailbox(mailbox_of(process))
+                self._left_behind.pop(process, None)
         if not self._newest_entry_names_all():
             await self._register()
         long_ago = time.monotonic() - self.pulse.census

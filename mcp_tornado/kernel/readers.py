@@ -84,12 +84,15 @@ class Readers:
         stream, owner = event_id.stream, owner_of(event_id.stream)
         elsewhere = owner is not None and owner != self._process
         finished = not runs_here
+        if event_id.number < 1:
+            return self.nothing(key)
         if elsewhere:
             found = await self._log.read(key, just_before(str(event_id)), limit=1)
             is_kept = bool(found) and found[0].id == str(event_id)
             if not is_kept and (not found or _number(found[0].id) == event_id.number):
                 return self.nothing(key)
             finished = is_kept and found[0].final
+        requests = await requests_of(self._log, key, stream)
         lost = {"code": CALL_LOST, "message": "Events of this stream are no longer kept: ask again"}
         reader = StreamReader(
             self._log,
@@ -98,7 +101,7 @@ class Readers:
             alive=self._alive,
             shows=lambda shown: shown == stream,
             follows_one=True,
-            lost=[messages.error(request_id, lost) for request_id in requests_of(stream) or [None]],
+            lost=[messages.error(request_id, lost) for request_id in requests or [None]],
             tend=self._orphans.of_stream(key, stream) if elsewhere else None,
         )
         if finished:

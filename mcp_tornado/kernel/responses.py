@@ -12,7 +12,7 @@ from mcp_tornado.kernel import messages
 from mcp_tornado.kernel.appending import PatientLog
 from mcp_tornado.kernel.messages import RequestId
 from mcp_tornado.kernel.patience import Patience
-from mcp_tornado.kernel.streams import Frame, FrameQueue, FrameReader, new_stream
+from mcp_tornado.kernel.streams import Frame, FrameQueue, FrameReader, ids_stream, new_stream
 from mcp_tornado.log import get_logger
 from mcp_tornado.sessions import ErrorCode, EventLog, SessionError, SessionGone, StreamEnded, short_key
 from mcp_tornado.sessions.encoding import encode
@@ -163,6 +163,10 @@ class ResponseStream:
         if self._events is not None:
             return self._events
         events = PatientLog(self._log, self.key, new_stream(self._prefix, self._process, self._requests))
+        ids = ids_stream(events.stream)
+        if ids is not None:
+            with suppress(SessionGone):
+                await self._log.append(self.key, ids, {"requests": list(self._requests)})
         if self._primed:
             try:
                 self.queue.put(Frame(await events.append(None, seconds=patience), None))

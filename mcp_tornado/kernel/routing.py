@@ -21,14 +21,16 @@ _CANCEL: Final = "cancel"
 """Cancels a request wherever it runs."""
 _ENDED: Final = "session.ended"
 """Says that a session has ended."""
+_RENEGOTIATED: Final = "session.renegotiated"
+"""Says that a session's client has shaken hands anew."""
 
 ABORT_SECONDS: Final = 2.0
 """How long other processes may take to say that they have a request that is to be aborted."""
 
-Cancel = Callable[[str, RequestId], bool]
-"""Cancels a request of a session in this process, if it runs here; says whether it does."""
+Cancel = Callable[[str, str], bool]
+"""Cancels a request of a session (its key) in this process, named by its digest; says whether it runs here."""
 Forget = Callable[[str], None]
-"""Ends what a session that is gone still has in this process."""
+"""Ends what a session (its key) has in this process: all of it, or what the server keeps on its connection."""
 
 
 class Routing:
@@ -38,19 +40,30 @@ class Routing:
         mail: Reaches the other processes.
         outgoing: Who waits for replies in this process.
         cancel: Cancels in this process.
-        forget: Forgets in this process.
+        forget: Ends what a session that is gone has in this process.
+        disconnect: Ends what the server keeps on a session's connection in this process.
         spawn: Starts a task that the kernel waits for at its end.
     """
 
-    def __init__(self, mail: Mail, outgoing: OutgoingRequests, cancel: Cancel, forget: Forget, spawn: Spawn) -> None:
+    def __init__(
+        self,
+        mail: Mail,
+        outgoing: OutgoingRequests,
+        cancel: Cancel,
+        forget: Forget,
+        disconnect: Forget,
+        spawn: Spawn,
+    ) -> None:
         self._spawn = spawn
         self._mail = mail
         self._outgoing = outgoing
         self._cancel = cancel
         self._forget = forget
+        self._disconnect = disconnect
         mail.on(_MESSAGE, self._take_message)
         mail.on(_CANCEL, self._take_cancel)
         mail.on(_ENDED, self._take_end)
+        mail.on(_RENEGOTIATED, self._take_renegotiation)
 
     async def reply(self, key: str, reply: Reply) -> None:
         """Hand a client's reply to who waits for it.
@@ -84,8 +97,9 @@ class Routing:
         Raises:
             SessionError: `STORE_UNAVAILABLE`.
         """
-        if not self._cancel(key, request_id):
-            await self._mail.broadcast(_CANCEL, {"session": key, "request": request_id})
+        digest = messages.digest(request_id)
+        if not self._cancel(key, digest):
+            await self._mail.broadcast(_CANCEL, {"session": key, "request": digest})
 
     async def abort(self, key: str, request_id: RequestId) -> bool:
         """Do the same; say whether the process that runs it has it now.
@@ -93,9 +107,10 @@ class Routing:
         Raises:
             SessionError: `STORE_UNAVAILABLE`.
         """
-        if self._cancel(key, request_id):
+        digest = messages.digest(request_id)
+        if self._cancel(key, digest):
             return True
-        return await self._mail.ask(_CANCEL, {"session": key, "request": request_id}, ABORT_SECONDS)
+        return await self._mail.ask(_CANCEL, {"session": key, "request": digest}, ABORT_SECONDS)
 
     async def session_ended(self, key: str) -> None:
         """Tell the other processes that a session has ended; those that do not hear it notice when they look."""
@@ -103,6 +118,14 @@ class Routing:
             await self._mail.broadcast(_ENDED, {"session": key})
         except SessionError:
             _log.warning("session.end_untold", session=short_key(key))
+
+    async def session_renegotiated(self, key: str) -> None:
+        """Tell the other processes that a session's client has shaken hands anew.
+
+        Raises:
+            SessionError: `STORE_UNAVAILABLE`.
+        """
+        await self._mail.broadcast(_RENEGOTIATED, {"session": key})
 
     async def _take_message(self, mail: Content) -> bool:
         key, message = str(mail.get("session")), messages.parse(mail.get("message"))
@@ -113,9 +136,12 @@ class Routing:
         return True  # also where nobody waits any more: it has come
 
     async def _take_cancel(self, mail: Content) -> bool:
-        request_id = mail.get("request")
-        return messages.is_request_id(request_id) and self._cancel(str(mail.get("session")), request_id)
+        return self._cancel(str(mail.get("session")), str(mail.get("request")))
 
     async def _take_end(self, mail: Content) -> bool:
         self._forget(str(mail.get("session")))
+        return False
+
+    async def _take_renegotiation(self, mail: Content) -> bool:
+        self._disconnect(str(mail.get("session")))
         return False

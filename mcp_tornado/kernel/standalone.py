@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import Counter
 from contextlib import suppress
 from typing import Any, Final
 from weakref import WeakValueDictionary
@@ -49,6 +51,11 @@ class StandaloneStreams:
         self._readers = readers
         self._spawn = spawn
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._taking: Counter[str] = Counter()
+        """How often this process has taken a session's stream over without having heard of it itself yet."""
+        self._taken: dict[str, float] = {}
+        """The sessions whose stream another process has taken over, and until when our lease may last."""
+        mail.on_own(TAKEN, lambda mail: self._has_taken(_session(mail)))
         mail.on(HOLDER, self._is_held)
         mail.on(TAKEN, self._let_go)
         mail.on(CLOSE, self._close)
@@ -60,15 +67,32 @@ class StandaloneStreams:
             SessionError: `SESSION_CONFLICT`: somebody holds it and it is not to be taken over; `STORE_UNAVAILABLE`.
         """
         async with self._lock(key):
-            has_lease = await self._claim(key)
+            # A lease that is ours although another process has taken the stream over tells nothing.
+            taken = self._taken.pop(key, 0.0) > time.monotonic()
+            has_lease = not (taken and not over) and await self._claim(key)
             if has_lease and not over:
                 return
-            if not over and await self._somebody_holds(key):
+            if not over and await self._somebody_holds(key, lease_tells=not taken):
                 raise standalone_conflict()
-            await self._mail.broadcast(TAKEN, {"session": key})
+            await self._tell_taken(key)
         if not has_lease:
             # Until the one before has let go, or its lease has ended: whoever asks is answered all the same.
             self._spawn(self._claim_later(key))
+
+    async def _tell_taken(self, key: str) -> None:
+        # What others took before us, and we have not heard of yet, is over.
+        self._taking[key] += 1
+        told = False
+        try:
+            told = await self._mail.broadcast(TAKEN, {"session": key})
+        finally:
+            if not told:
+                self._has_taken(key)
+
+    def _has_taken(self, key: str) -> None:
+        self._taking[key] -= 1
+        if self._taking[key] <= 0:
+            del self._taking[key]
 
     async def close(self, key: str) -> None:
         """Close the connection that reads a session's stream, wherever it is, for the client to come back.
@@ -96,7 +120,8 @@ class StandaloneStreams:
     async def give_up(self, key: str) -> None:
         """Give a session's stream up, unless it is read here again already."""
         async with self._lock(key):
-            if not self._readers.holds_standalone(key):
+            self._taking.pop(key, None)
+            if key not in self._taken and not self._readers.holds_standalone(key):
                 with suppress(SessionError):  # the lease ends by itself
                     await self._log.release(_lease(key), self._owner)
 
@@ -113,19 +138,17 @@ class StandaloneStreams:
             with suppress(SessionError):  # the store is away: at the next turn
                 if await self._claim(key):
                     return
-                if pause > _ANSWER_SECONDS:
-                    await self.renew(key)
             await asyncio.sleep(pause)
             pause = min(2 * pause, longest)
 
-    async def _somebody_holds(self, key: str) -> bool:
+    async def _somebody_holds(self, key: str, *, lease_tells: bool) -> bool:
         asking = asyncio.create_task(self._mail.ask(HOLDER, {"session": key}, _ANSWER_SECONDS))
         try:
             while True:
                 done, _ = await asyncio.wait([asking], timeout=_LOOK_SECONDS[0])
                 if done:
                     return asking.result()
-                if await self._claim(key):
+                if lease_tells and await self._claim(key):
                     return False
         finally:
             asking.cancel()
@@ -134,18 +157,13 @@ class StandaloneStreams:
         return self._readers.holds_standalone(_session(mail))
 
     async def _let_go(self, mail: Content) -> bool:
-        self._spawn(self._hand_over(_session(mail), str(mail.get("from"))))
-        return False
-
-    async def _hand_over(self, key: str, process: str) -> None:
-        async with self._lock(key):
-            if not self._readers.holds_standalone(key):
-                return
+        key = _session(mail)
+        if self._readers.holds_standalone(key) and key not in self._taking:
+            # The lease is not given up but left to end: nobody who asks for it meanwhile finds it free.
+            now = time.monotonic()
+            self._taken = {each: end for each, end in self._taken.items() if end > now} | {key: now + _LEASE_SECONDS}
             self._readers.close_standalone(key, at_once=True)
-            with suppress(SessionError):  # our lease ends by itself
-                # From hand to hand, so that nobody who asks for it meanwhile finds it free.
-                await self._log.release(_lease(key), self._owner)
-                await self._log.claim(_lease(key), process, _LEASE_SECONDS)
+        return False
 
     async def _close(self, mail: Content) -> bool:
         self._readers.close_standalone(_session(mail))

@@ -18,23 +18,43 @@ STANDALONE: Final = "get"
 """What the server says unasked: the stream of GET `/mcp`."""
 RESPONSE: Final = "post-"
 """How the name of a POST's stream begins."""
+_IDS: Final = "ids-"
 BACKGROUND: Final = "send-"
 """How the name of the stream of a call of `/mcp/send` begins."""
 
 
-_MAX_IDS: Final = 2048
-"""How long the request ids in a stream's name may be; the names of streams with longer ones go without."""
+_MAX_IDS: Final = 512
+"""How long the request ids in a stream's name may be; those of others stand in the log."""
 
 
 def new_stream(prefix: str, process: str, request_ids: Sequence[RequestId]) -> str:
     """Return a new name for the stream of a POST or of a call of `/mcp/send`.
 
     It tells who writes the stream and which requests it answers, so that somebody else can end it when that process
-    has died. Names are unique by themselves: clients reuse request ids.
+    has died; where the ids are too long for that, see `ids_stream`. Names are unique by themselves: clients reuse ids.
     """
     name = f"{prefix}{process}-{secrets.token_hex(5)}"
     ids = urlsafe_b64encode(encode(list(request_ids))).decode().rstrip("=")
     return f"{name}-{ids}" if len(ids) <= _MAX_IDS else name
+
+
+def ids_stream(stream: str) -> str | None:
+    """Return the stream that has one event, `{"requests": […]}`, with what a stream answers; `None`: its name tells."""
+    parts = stream.split("-", 3)
+    return f"{_IDS}{parts[2]}" if len(parts) == 3 else None
+
+
+async def requests_of(log: EventLog, key: str, stream: str) -> list[RequestId]:
+    """Return the ids of the requests that a stream of a session answers, as far as they are known.
+
+    Raises:
+        SessionError: `STORE_UNAVAILABLE`.
+    """
+    apart = ids_stream(stream)
+    if apart is None:
+        return _requests_in(stream)
+    found = await log.read(key, None, stream=apart, limit=1)
+    return _request_ids((found[0].message or {}).get("requests")) if found else []
 
 
 def owner_of(stream: str) -> str | None:
@@ -43,8 +63,7 @@ def owner_of(stream: str) -> str | None:
     return parts[1] if len(parts) > 2 else None
 
 
-def requests_of(stream: str) -> list[RequestId]:
-    """Return the ids of the requests that a stream answers, as far as its name tells."""
+def _requests_in(stream: str) -> list[RequestId]:
     parts = stream.split("-", 3)
     if len(parts) < 4:
         return []
@@ -52,7 +71,11 @@ def requests_of(stream: str) -> list[RequestId]:
         ids = decode(urlsafe_b64decode(parts[3] + "=" * (-len(parts[3]) % 4)))
     except (ValueError, SessionError):  # clients can make names up
         return []
-    return [request_id for request_id in ids if is_request_id(request_id)] if is_list(ids) else []
+    return _request_ids(ids)
+
+
+def _request_ids(value: Any) -> list[RequestId]:
+    return [request_id for request_id in value if is_request_id(request_id)] if is_list(value) else []
 
 
 def is_received(stream: str) -> bool:

@@ -6,8 +6,8 @@ import asyncio
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -70,14 +70,27 @@ class Result:
         return not self.faults and not self.complaints
 
 
+@contextmanager
+def _quiet(name: str) -> Generator[None]:
+    """Log nothing by the SDK's client, which tells of each broken connection; the proxy has recorded it."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 async def run(plan: Plan, say: Callable[[str], None]) -> Result:
     """Run the suite once, and say what happens as it does."""
     random = Random(plan.seed)
     schedule = draw_schedule(random, plan.seconds, plan.processes)
     say("\n".join(map(str, [plan, *schedule])))
-    # The SDK's client tells of each broken connection; the proxy has recorded it.
-    logging.getLogger("mcp").setLevel(logging.CRITICAL)
-    with tempfile.TemporaryDirectory(prefix="chaos-", dir=_IN_MEMORY if _IN_MEMORY.is_dir() else None) as folder:
+    with (
+        _quiet("mcp"),
+        tempfile.TemporaryDirectory(prefix="chaos-", dir=_IN_MEMORY if _IN_MEMORY.is_dir() else None) as folder,
+    ):
         async with _store(plan, Path(folder)) as store, _served(plan, store, Path(folder)) as processes:
             async with Proxy([process.port for process in processes]) as proxy, http_transport() as http:
                 world = World(proxy.url, http, pause=plan.clients / 30)

@@ -132,9 +132,7 @@ async def test_every_call_is_answered_with_an_error_for_its_id(left: Left) -> No
         for request_id, event_id in left.silent.items():
             tasks.start_soon(resume, request_id, event_id)
     assert {answer["error"]["code"] for answer in answers.values()} == {-32000}
-    named = {request_id: answer["id"] for request_id, answer in answers.items() if len(str(request_id)) < 1000}
-    assert named == {request_id: request_id for request_id in named}
-    assert answers[IDS[-1]]["id"] is None
+    assert {request_id: answer["id"] for request_id, answer in answers.items()} == {each: each for each in answers}
 
 
 async def test_what_a_call_had_said_comes_before_the_error(left: Left) -> None:
@@ -224,5 +222,4 @@ async def test_what_waits_for_the_dead_does_not_wait(left: Left) -> None:
 async def test_a_late_reply_for_the_dead_is_removed_too(left: Left) -> None:
     answer: dict[str, Any] = {"jsonrpc": "2.0", "id": f"{left.process}.1", "result": {}}
     assert (await left.wire.post(answer)).status_code == 202
-    assert not await mailbox_is_empty(left)
     assert await until(partial(mailbox_is_empty, left))

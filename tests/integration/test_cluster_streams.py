@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
+from contextlib import AsyncExitStack
 from typing import Any
 from uuid import uuid4
 
@@ -320,3 +321,35 @@ async def test_a_tool_closes_the_standalone_stream_of_another_process(front: Fro
     async with wire.at(second).listen(frames[-1].id) as events:
         await wire.tool("change")
         assert methods(await read(events, 4)) == CHANGES
+
+
+async def test_who_took_the_stream_over_holds_it(front: Front, wire: Wire) -> None:
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(wire.listen())
+        await wire.tool("change")
+        frames = await read(first, 4)
+        second = await stack.enter_async_context(wire.listen(frames[-1].id))
+        assert await first.next() is None
+        for server in front.servers:
+            async with wire.at(server).listen() as refused:
+                assert refused.response.status_code == 409
+        await wire.tool("change")
+        assert methods(await read(second, 4)) == CHANGES
+
+
+async def test_an_event_id_takes_the_stream_over_from_one_process_after_another(front: Front, wire: Wire) -> None:
+    """From one process to the next and back; the holder before ends at once, and nothing is lost or comes twice."""
+    frames: list[Frame] = []
+    async with AsyncExitStack() as stack:
+        holder = await stack.enter_async_context(wire.listen())
+        for _ in range(4):
+            await wire.tool("change")
+            frames += await read(holder, 3)
+            successor = await stack.enter_async_context(wire.listen(frames[-1].id))
+            assert successor.response.status_code == 200
+            # It had got one more event than its client had read.
+            assert methods(await holder.rest()) == CHANGES[3:]
+            holder = successor
+            frames += await read(holder, 1)
+    assert methods(frames) == CHANGES * 4
+    assert_in_order(frames)
