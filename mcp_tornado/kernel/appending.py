@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, stop_never, wait_exponential_jitter
+from tenacity import (
+    AsyncRetrying,
+    retry_if_exception_type,
+    stop_after_delay,
+    stop_never,
+    wait_exponential,
+    wait_random,
+)
 
 from mcp_tornado.sessions import EventLog, SessionError
 from mcp_tornado.sessions.encoding import encode
@@ -78,7 +85,7 @@ class PatientLog:
             retrying = AsyncRetrying(
                 retry=retry_if_exception_type(SessionError),
                 stop=stop_never if seconds is None else stop_after_delay(seconds),
-                wait=wait_exponential_jitter(initial=0.1, max=2.0, jitter=0.1),
+                wait=wait_exponential(multiplier=0.1, max=2.0) + wait_random(0, 0.1),
                 reraise=True,
             )
             event_id: str = await retrying(attempt)
