@@ -13,7 +13,7 @@ from mcp_tornado.sessions import ErrorCode, EventLog, SessionError
 _log = get_logger(__name__)
 
 _WAIT_SECONDS: Final = 5.0
-"""After so long without anything new it is checked that the log is still the one that was read."""
+"""After so long without anything new, at the latest, it is checked that the log is still the one that was read."""
 _RETRY_SECONDS: Final = (0.1, 2.0)
 """The first and the longest pause while the store is away."""
 _REMEMBERED: Final = 4096
@@ -58,9 +58,9 @@ class LogFollower:
         pause = shortest
         while True:
             try:
-                await self._read()
-                if not await self._log.wait(self._key, self._after, _WAIT_SECONDS):
+                if not await self._read():
                     await self._check()
+                await self._log.wait(self._key, self._after, _WAIT_SECONDS)
                 pause = shortest
             except Exception:  # the guard of the store has logged it
                 await asyncio.sleep(pause)
@@ -71,12 +71,15 @@ class LogFollower:
         """Read the log from its beginning at the next turn; what was handed on is not handed on again."""
         self._after = None
 
-    async def _read(self) -> None:
+    async def _read(self) -> bool:
+        """Hand on what is new; say whether there was anything."""
+        before = self._after
         while events := await self._log.read(self._key, self._after):
             for event in events:
                 self._after = event.id
                 if event.message is not None and self._is_new(event.message):
                     await self._hand_on(event.message)
+        return self._after != before
 
     async def _hand_on(self, message: Mapping[str, Any]) -> None:
         try:
@@ -87,10 +90,11 @@ class LogFollower:
             _log.exception("mail.failed", kind=message.get("kind"))
 
     async def _check(self) -> None:
-        """Rewind where the log begins with something that was never read."""
+        """Read from the beginning where that is something that was never read: the log is another one."""
         oldest = await self._log.read(self._key, None, limit=1)
         if oldest and oldest[0].message is not None and oldest[0].message.get("id") not in self._seen:
             self.rewind()
+            await self._read()
 
     def _is_new(self, message: Mapping[str, Any] | None) -> bool:
         message_id = str((message or {}).get("id"))
