@@ -289,10 +289,9 @@ class Kernel:
 
     def _cancel(self, key: str, digest: str) -> bool:
         """Cancel a request that runs in this process; say whether there is one."""
-        # The newest first: clients reuse ids.
+        # The newest that has no answer yet: clients reuse ids.
         calls = reversed(self._calls.get(key, ()))
-        call = next((call for call in calls if messages.digest(call.request.id) == digest), None)
-        return call is not None and call.cancel()
+        return any(call.cancel() for call in calls if messages.digest(call.request.id) == digest)
 
     def _parse_batch(self, session: Session, body: Sequence[Any]) -> list[Message]:
         if session.protocol_version != _BATCH_VERSION:

@@ -561,14 +561,18 @@ class Client:
     def abort(self, call: Call, process: Process) -> None:
         """Cancel a call by `/mcp/abort`."""
         ran = call.runs
+        # What was cancelled before has its answer, though that may still be on its way.
+        ran = ran and "cancelled" not in call.excuses
         call.excuses.add("cancelled")
 
         def ended(connection) -> None:
+            # A receipt can be late where one of the two was cut off.
+            cut_off = process.was_cut_off or call.process.was_cut_off
             if connection.broken:
                 return
             if connection.refused is None:
                 call.must_end = True
-            elif connection.refused == "REQUEST_NOT_FOUND" and ran and call.runs and not call.process.was_cut_off:
+            elif connection.refused == "REQUEST_NOT_FOUND" and ran and call.runs and not cut_off:
                 self.model.fault(f"{call} runs and could not be aborted")
 
         def handle(connection, session):
