@@ -157,13 +157,16 @@ class Processes:
         """
         is_gone: dict[str, bool] = {}
         mentioned: set[str] = set()
-        while events := await self._log.read(REGISTER, self._after):
+        # What was read counts once it is entered below: several may read at the same time.
+        after = self._after
+        while events := await self._log.read(REGISTER, after):
             for event in events:
-                self._after = event.id
+                after = event.id
                 entry = event.message or {}
                 is_gone[str(entry.get("process"))] = bool(entry.get("gone"))
                 mentioned.update(entry.get("known", ()))
                 self._newest_entry = entry
+        self._after = after
         self._others |= mentioned - self._gone - is_gone.keys()
         for process, gone in is_gone.items():
             if gone:
