@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, TypeVar
 
 from tenacity import (
     AsyncRetrying,
@@ -17,7 +17,25 @@ from tenacity import (
 from mcp_tornado.sessions import EventLog, SessionError
 from mcp_tornado.sessions.encoding import encode
 
+_T = TypeVar("_T")
+
 _BARRIER_SECONDS: Final = 1.0
+
+
+async def while_the_store_is_away(attempt: Callable[[], Awaitable[_T]], seconds: float | None) -> _T:
+    """Try something again and again, and return its result.
+
+    Args:
+        attempt: Is awaited anew each time that it has raised `SessionError`.
+        seconds: For how long; `None` until it succeeds.
+    """
+    retrying = AsyncRetrying(
+        retry=retry_if_exception_type(SessionError),
+        stop=stop_never if seconds is None else stop_after_delay(seconds),
+        wait=wait_exponential(multiplier=0.1, max=2.0) + wait_random(0, 0.1),
+        reraise=True,
+    )
+    return await retrying(attempt)
 
 
 class PatientLog:
@@ -82,13 +100,7 @@ class PatientLog:
                 on_trouble()
             if seconds == 0:
                 raise
-            retrying = AsyncRetrying(
-                retry=retry_if_exception_type(SessionError),
-                stop=stop_never if seconds is None else stop_after_delay(seconds),
-                wait=wait_exponential(multiplier=0.1, max=2.0) + wait_random(0, 0.1),
-                reraise=True,
-            )
-            event_id: str = await retrying(attempt)
+            event_id = await while_the_store_is_away(attempt, seconds)
         self._newest = event_id
         return event_id
 

@@ -113,7 +113,13 @@ class Kernel:
         self._readers = Readers(log, self._lives, Orphans(log, self._processes), process)
         self._standalone = StandaloneStreams(log, self._processes, self._mail, self._readers, self._spawn_aside)
         self._routing = Routing(
-            self._mail, self._outgoing, self._cancel, self._forget_soon, lambda key: self._pool.drop(key), self._spawn
+            self._mail,
+            self._outgoing,
+            self._cancel,
+            self._forget_soon,
+            lambda key: self._pool.drop(key),
+            self._spawn,
+            self._spawn_aside,
         )
         self._exchanges: set[StandaloneExchange] = set()
         self._tasks: set[asyncio.Task[Any]] = set()

@@ -100,8 +100,7 @@ class Mail:
         if not await self._processes.has_mailbox(process):
             _log.debug("mail.undeliverable", process=process, kind=kind)
             return
-        receipt = f"{self._processes.name}.{next(self._numbers)}"
-        received = self._receipts[receipt] = asyncio.get_running_loop().create_future()
+        receipt, received = self._expect_receipt()
         try:
             await self._post(mailbox_of(process), kind, content, receipt)
         except BaseException:
@@ -128,8 +127,7 @@ class Mail:
         """
         if not await self._processes.others():
             return False
-        receipt = f"{self._processes.name}.{next(self._numbers)}"
-        received = self._receipts[receipt] = asyncio.get_running_loop().create_future()
+        receipt, received = self._expect_receipt()
         try:
             await self._post(EVERYBODY, kind, content, receipt)
             async with asyncio.timeout(timeout):
@@ -139,6 +137,12 @@ class Mail:
         finally:
             del self._receipts[receipt]
         return True
+
+    def _expect_receipt(self) -> tuple[str, asyncio.Future[None]]:
+        """Return the name of a new receipt, and what is done once it has come."""
+        receipt = f"{self._processes.name}.{next(self._numbers)}"
+        received = self._receipts[receipt] = asyncio.get_running_loop().create_future()
+        return receipt, received
 
     async def _post(self, key: str, kind: str, content: Content, receipt: str | None = None) -> None:
         sender = self._processes.name

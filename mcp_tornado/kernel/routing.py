@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from mcp_tornado.kernel import messages
+from mcp_tornado.kernel.appending import while_the_store_is_away
 from mcp_tornado.kernel.calls import Spawn
 from mcp_tornado.kernel.mail import Content, Mail
 from mcp_tornado.kernel.messages import Notification, Reply, RequestId
 from mcp_tornado.kernel.outgoing import OutgoingRequests
-from mcp_tornado.log import get_logger
-from mcp_tornado.sessions import SessionError, short_key
-
-_log = get_logger(__name__)
+from mcp_tornado.sessions import SessionError
 
 _MESSAGE: Final = "message"
 """Brings a client's reply, or its progress, to the process that waits for it."""
@@ -42,7 +41,8 @@ class Routing:
         cancel: Cancels in this process.
         forget: Ends what a session that is gone has in this process.
         disconnect: Ends what the server keeps on a session's connection in this process.
-        spawn: Starts a task that the kernel waits for at its end.
+        spawn: Starts a task that a drain waits for.
+        spawn_aside: Starts one that it does not wait for.
     """
 
     def __init__(
@@ -53,7 +53,9 @@ class Routing:
         forget: Forget,
         disconnect: Forget,
         spawn: Spawn,
+        spawn_aside: Spawn,
     ) -> None:
+        self._spawn_aside = spawn_aside
         self._spawn = spawn
         self._mail = mail
         self._outgoing = outgoing
@@ -113,11 +115,15 @@ class Routing:
         return await self._mail.ask(_CANCEL, {"session": key, "request": digest}, ABORT_SECONDS)
 
     async def session_ended(self, key: str) -> None:
-        """Tell the other processes that a session has ended; those that do not hear it notice when they look."""
+        """Tell the other processes that a session has ended: in the background, where the store is away by now."""
+        tell = partial(self._mail.broadcast, _ENDED, {"session": key})
         try:
-            await self._mail.broadcast(_ENDED, {"session": key})
+            await tell()
         except SessionError:
-            _log.warning("session.end_untold", session=short_key(key))
+            self._spawn_aside(self._tell_later(tell))
+
+    async def _tell_later(self, tell: Callable[[], Awaitable[object]]) -> None:
+        await while_the_store_is_away(tell, None)
 
     async def session_renegotiated(self, key: str) -> None:
         """Tell the other processes that a session's client has shaken hands anew.
