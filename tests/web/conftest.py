@@ -340,6 +340,14 @@ class Hosted:
             return f"{answer.action} {answer.data.quantity if answer.action == 'accept' else ''}".strip()
 
         @self.server.tool()
+        async def chatter(ctx: Context[Any, Any]) -> str:
+            """Say more than waits for a client that does not read."""
+            for number in range(200):
+                await ctx.report_progress(number)
+            self.finished.append("chattered")
+            return "done"
+
+        @self.server.tool()
         async def fail() -> str:
             raise ValueError("a secret in a message")
 
@@ -435,10 +443,10 @@ def client(app: Any, io_loop: Any, http_client: Any, http_port: int) -> Iterator
 
 
 class Faults:
-    """Which operations of the store fail, and how: an exception that is raised, or `hang`."""
+    """Which operations of the store fail, and how: an exception that is raised, `hang`, or an event to wait for."""
 
     def __init__(self) -> None:
-        self.of: dict[str, BaseException | str] = {}
+        self.of: dict[str, BaseException | asyncio.Event | str] = {}
         self.calls: list[str] = []
 
     async def meet(self, operation: str) -> None:
@@ -446,6 +454,8 @@ class Faults:
         fault = self.of.get(operation, self.of.get("*"))
         if fault == "hang":
             await asyncio.Event().wait()
+        elif isinstance(fault, asyncio.Event):
+            await fault.wait()
         elif isinstance(fault, BaseException):
             raise fault
 

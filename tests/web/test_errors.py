@@ -358,6 +358,7 @@ async def test_server_draining(app, client, helpers):
     ]
     for answer in drained:
         answer.assert_error("SERVER_DRAINING")
+        assert answer.headers["Connection"] == "close"  # the next request finds another process
     assert (await client.fetch("GET", "/healthz")).status == 200
     assert (await client.fetch("GET", "/metrics")).status == 200
     # A session can still be ended.

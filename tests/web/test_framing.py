@@ -209,3 +209,25 @@ async def test_a_call_outlives_the_connection_that_brought_it(client, hosted, he
     while not hosted.finished:
         await asyncio.sleep(0)
     assert hosted.finished == ["released"]
+
+
+@pytest.mark.parametrize("sections", [{"sessions": {"store": "faulty://"}}])
+async def test_a_client_that_hangs_up_while_its_session_is_looked_up_holds_nothing_up(
+    faults, app, client, hosted, helpers
+):
+    """Nobody reads what the call says: it must not wait for a reader."""
+    session = await client.session()
+    connection = await client.connect()
+    faults.calls.clear()
+    faults.of["get"] = looked_up = asyncio.Event()
+    body = json.dumps(helpers.tool_call("chatter", meta={"progressToken": 1})).encode()
+    await connection.send(post(client, "/mcp", f"Mcp-Session-Id: {session}", f"Content-Length: {len(body)}") + body)
+    while "get" not in faults.calls:
+        await asyncio.sleep(0)
+    connection.close()
+    await connection.writer.wait_closed()
+    await app.settings["mcp_tornado"].active.finished(30)
+    looked_up.set()
+    while not hosted.finished:
+        await asyncio.sleep(0)
+    assert hosted.finished == ["chattered"]

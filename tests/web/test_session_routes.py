@@ -53,6 +53,10 @@ async def test_post_takes_what_a_handshake_would_say(client):
     batch = [{"jsonrpc": "2.0", "id": 1, "method": "ping"}]
     answer = await client.fetch("POST", "/mcp", session=made.session, json_body=batch)
     assert answer.json() == [{"jsonrpc": "2.0", "id": 1, "result": {}}]  # that revision has batches
+    largest = await client.fetch("POST", "/mcp", session=made.session, json_body=1000 * batch)
+    assert len(largest.json()) == 1000
+    too_large = await client.fetch("POST", "/mcp", session=made.session, json_body=1001 * batch)
+    assert "at most 1000 messages" in too_large.assert_error("INVALID_REQUEST")["message"]
 
 
 @pytest.mark.parametrize("version", ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"])
