@@ -358,10 +358,10 @@ async def test_server_draining(app, client, helpers):
     ]
     for answer in drained:
         answer.assert_error("SERVER_DRAINING")
-    # A connection that its client would keep is closed: the next request finds another process.
-    kept = await client.open("POST", "/mcp", Mcp_Session_Id=session, json_body=PING)
-    (await kept.answer()).assert_error("SERVER_DRAINING")
-    assert await kept.closed()
+    # A client that would keep its connection is told to make a new one: its next request finds another process.
+    kept = await (await client.open("POST", "/mcp", Mcp_Session_Id=session, json_body=PING)).answer()
+    kept.assert_error("SERVER_DRAINING")
+    assert kept.headers["Connection"] == "close"
     assert (await client.fetch("GET", "/healthz")).status == 200
     assert (await client.fetch("GET", "/metrics")).status == 200
     # A session can still be ended.
