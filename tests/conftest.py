@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import logging
 from collections.abc import Generator
 from typing import Final
 
 import psutil
 import pytest
+import structlog
+
+from mcp_tornado import log
 
 DID_NOT_RUN: Final = "did not run: "
 """How the reason begins for which tests are skipped that need a server which is not there."""
@@ -16,6 +21,23 @@ DID_NOT_RUN: Final = "did not run: "
 def anyio_backend() -> str:
     """Asynchronous tests run on asyncio: that is what Tornado runs on."""
     return "asyncio"
+
+
+@pytest.fixture
+def logs(monkeypatch: pytest.MonkeyPatch) -> Generator[io.StringIO]:
+    """Everything logged from DEBUG up, as JSON on a real stream; leaves nothing behind."""
+    root = logging.getLogger()
+    handlers, level, config = root.handlers[:], root.level, structlog.get_config()
+    stream = io.StringIO()
+    monkeypatch.setattr(log, "_threshold", log._threshold)
+    monkeypatch.setattr(logging, "captureWarnings", lambda capture: None)
+    with monkeypatch.context() as patched:
+        patched.setattr("sys.stderr", stream)
+        log.configure("DEBUG", "json")
+    yield stream
+    structlog.configure(**config)
+    root.setLevel(level)
+    root.handlers[:] = handlers
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
-import logging
 import threading
 from dataclasses import replace
 
 import anyio
 import pytest
-import structlog
 from tornado.httputil import HTTPHeaders
 
-from mcp_tornado import log, state
+from mcp_tornado import state
 from mcp_tornado.kernel import HANDSHAKE_VERSIONS, STATELESS_VERSIONS, InboundRequest, ambient
 from mcp_tornado.metrics import Metrics
 from mcp_tornado.sessions import (
@@ -569,20 +566,3 @@ async def test_a_refreshed_record_is_still_no_session(manager, store, clock):
     record = await store.get(session_key(handle))
     assert record.is_handle
     assert not replace(record, protocol_version="2025-11-25").is_handle
-
-
-@pytest.fixture
-def logs(monkeypatch):
-    """Everything logged from DEBUG up, as JSON; leaves nothing behind."""
-    root = logging.getLogger()
-    handlers, level, config = root.handlers[:], root.level, structlog.get_config()
-    stream = io.StringIO()
-    monkeypatch.setattr(log, "_threshold", log._threshold)
-    monkeypatch.setattr(logging, "captureWarnings", lambda capture: None)
-    with monkeypatch.context() as patched:
-        patched.setattr("sys.stderr", stream)
-        log.configure("DEBUG", "json")
-    yield stream
-    structlog.configure(**config)
-    root.setLevel(level)
-    root.handlers[:] = handlers

@@ -199,6 +199,15 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> StartServer:
     return start
 
 
+@pytest.fixture
+async def front(cluster: Any) -> AsyncGenerator[Any]:
+    """A round robin before the `cluster` of the module."""
+    from tests.integration.cluster import front_of  # it is made of what stands here
+
+    async with front_of(cluster) as front:
+        yield front
+
+
 # ---------------------------------------------------------------- the bare wire
 
 

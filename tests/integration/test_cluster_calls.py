@@ -11,7 +11,7 @@ import httpx
 import mcp_types as types
 import pytest
 
-from tests.integration.cluster import Cluster, Front, client_through, cluster_on, front_of, read
+from tests.integration.cluster import Cluster, Front, client_through, cluster_on, read
 from tests.integration.conftest import DEADLINE, UNPRIMED, Frame, Wire, error_code, log_data, text_of, until, wire_to
 
 pytestmark = [
@@ -26,12 +26,6 @@ CAPABILITIES: dict[str, Any] = {"elicitation": {}, "sampling": {}, "roots": {}}
 def cluster(request: pytest.FixtureRequest) -> Generator[Cluster]:
     with cluster_on(request.param) as cluster:
         yield cluster
-
-
-@pytest.fixture
-async def front(cluster: Cluster) -> AsyncGenerator[Front]:
-    async with front_of(cluster) as front:
-        yield front
 
 
 @pytest.fixture

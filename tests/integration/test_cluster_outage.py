@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, AsyncExitStack
 from typing import Any
 
@@ -11,7 +11,7 @@ import anyio
 import httpx
 import pytest
 
-from tests.integration.cluster import Cluster, Front, cluster_on, front_of, read
+from tests.integration.cluster import Cluster, Front, cluster_on, read
 from tests.integration.conftest import Frame, Wire, error_code, log_data, text_of, until, wire_to
 
 pytestmark = pytest.mark.anyio
@@ -30,12 +30,6 @@ def outage(request: pytest.FixtureRequest, cluster: Cluster) -> Callable[[], Abs
     store = cluster.store_server
     assert store is not None
     return store.killed if request.node.callspec.params["cluster"] == "killed" else store.frozen
-
-
-@pytest.fixture
-async def front(cluster: Cluster) -> AsyncGenerator[Front]:
-    async with front_of(cluster) as front:
-        yield front
 
 
 async def test_the_store_goes_away_and_comes_back(

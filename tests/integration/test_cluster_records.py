@@ -10,7 +10,7 @@ import pytest
 
 from mcp_tornado.sessions import EventLog, RevisionConflict, Session, SessionStore, session_key, system_clock
 from mcp_tornado.stores.plugins import open_store
-from tests.integration.cluster import Cluster, Front, answer_to, cluster_on, front_of, read
+from tests.integration.cluster import Cluster, Front, answer_to, cluster_on, read
 from tests.integration.conftest import Wire, text_of, wire_to
 
 pytestmark = pytest.mark.anyio
@@ -20,12 +20,6 @@ pytestmark = pytest.mark.anyio
 def cluster(request: pytest.FixtureRequest) -> Generator[Cluster]:
     with cluster_on(request.param, app="lowlevel") as cluster:
         yield cluster
-
-
-@pytest.fixture
-async def front(cluster: Cluster) -> AsyncGenerator[Front]:
-    async with front_of(cluster) as front:
-        yield front
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import anyio
 import mcp_types as types
 import pytest
 
-from tests.integration.cluster import Cluster, Front, client_through, cluster_on, front_of, process_of, read
+from tests.integration.cluster import Cluster, Front, client_through, cluster_on, process_of, read
 from tests.integration.conftest import (
     LATEST,
     UNPRIMED,
@@ -37,12 +37,6 @@ CHANGES = ["tools/list_changed", "prompts/list_changed", "resources/list_changed
 def cluster(request: pytest.FixtureRequest) -> Generator[Cluster]:
     with cluster_on(request.param) as cluster:
         yield cluster
-
-
-@pytest.fixture
-async def front(cluster: Cluster) -> AsyncGenerator[Front]:
-    async with front_of(cluster) as front:
-        yield front
 
 
 @pytest.fixture

@@ -31,8 +31,9 @@ def test_a_low_level_server_is_hosted_as_it_is():
     assert hosted.unserved_routes == ()
 
 
-def test_an_mcp_server_is_hosted_with_its_tools():
-    server = MCPServer("high")
+@pytest.mark.parametrize("kind", [MCPServer, FastMCP])
+def test_a_server_is_hosted_with_its_tools(kind):
+    server = kind("high")
 
     @server.tool()
     def echo(text: str) -> str:
@@ -72,20 +73,6 @@ def test_a_server_that_asks_for_authentication_is_not_served_open():
     with pytest.raises(NotServable, match="authentication") as raised:
         host(server)
     assert "guarded" in str(raised.value)
-
-
-def test_a_fastmcp_server_is_hosted_with_its_tools():
-    server = FastMCP("fast")
-
-    @server.tool
-    def echo(text: str) -> str:
-        return text
-
-    hosted = host(server)
-    assert isinstance(hosted.server, Server)
-    assert hosted.server.name == "fast"
-    assert hosted.server.get_request_handler("tools/call") is not None
-    assert hosted.unserved_routes == ()
 
 
 def test_hosting_a_fastmcp_server_again_changes_nothing_in_it():

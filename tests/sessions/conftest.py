@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
-import logging
 from collections import Counter
 
 import pytest
-import structlog
 
-from mcp_tornado import log
 from mcp_tornado.metrics import Metrics
 from mcp_tornado.sessions import ClientInfo, SessionManager, SessionRules, SessionStore
 from mcp_tornado.stores.memory import MemoryStore
@@ -151,20 +147,9 @@ def new():
 
 
 @pytest.fixture
-def logs(monkeypatch):
-    """Everything logged from DEBUG up, as JSON on a real stream; leaves nothing behind."""
-    root = logging.getLogger()
-    handlers, level, config = root.handlers[:], root.level, structlog.get_config()
-    stream = io.StringIO()
-    monkeypatch.setattr(log, "_threshold", log._threshold)
-    monkeypatch.setattr(logging, "captureWarnings", lambda capture: None)
-    with monkeypatch.context() as patched:
-        patched.setattr("sys.stderr", stream)
-        log.configure("DEBUG", "json")
-    yield Logs(stream)
-    structlog.configure(**config)
-    root.setLevel(level)
-    root.handlers[:] = handlers
+def logs(logs):
+    """Everything logged from DEBUG up, as what the lines hold."""
+    return Logs(logs)
 
 
 @pytest.fixture
