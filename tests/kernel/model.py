@@ -478,7 +478,7 @@ class Client:
 
         def ended(connection) -> None:
             unanswered = call.answer is None and connection.refused is None and not connection.broken
-            excused = process.draining or process.was_cut_off or self.may_be_gone() or "cancelled" in call.excuses
+            excused = process.draining or process.was_cut_off or self.may_be_gone()
             if unanswered and not excused:
                 self.model.fault(f"a resumed stream of {call} ended without an answer")
 

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from mcp_tornado.kernel.appending import PatientLog
-from mcp_tornado.kernel.mail import EVERYBODY, Mail
-from mcp_tornado.kernel.outgoing import OutgoingRequests
-from mcp_tornado.kernel.processes import PULSE, Processes
-from mcp_tornado.kernel.routing import Routing
 from mcp_tornado.sessions import ErrorCode, SessionError, system_clock
 from mcp_tornado.stores.memory import MemoryStore
 
@@ -67,28 +61,3 @@ async def test_who_does_not_wait_is_told_at_once():
         with pytest.raises(SessionError):
             await PatientLog(store, KEY, "get").append(CHANGED, seconds=0)
         assert await written(store) == 0
-
-
-class NoManager:
-    async def drop_mailbox(self, key):
-        pass
-
-
-async def test_the_end_of_a_session_is_told_once_the_store_is_back():
-    tasks: list[asyncio.Task[None]] = []
-
-    def spawn(work):
-        tasks.append(asyncio.ensure_future(work))
-        return tasks[-1]
-
-    async with Wavering() as store:
-        ours, other = (Processes(store, NoManager(), PULSE, pytest.fail) for _ in range(2))
-        await other.join()
-        await ours.join()
-        mail = Mail(store, ours)
-        routing = Routing(mail, OutgoingRequests(ours.name), pytest.fail, pytest.fail, pytest.fail, spawn, spawn)
-        store.failures = ["before", "before"]
-        await routing.session_ended("s")
-        await asyncio.gather(*tasks)
-        (event,) = await store.read(EVERYBODY, None)
-        assert event.message["session"] == "s"
