@@ -106,4 +106,5 @@ async def test_a_question_whose_answer_may_be_lost_does_not_wait_for_ever():
     await asked.wait()
     outgoing.give_up()
     with pytest.raises(MCPError, match="reply was lost"):
-        await question
+        async with asyncio.timeout(30):
+            await question

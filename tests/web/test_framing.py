@@ -226,8 +226,27 @@ async def test_a_client_that_hangs_up_while_its_session_is_looked_up_holds_nothi
         await asyncio.sleep(0)
     connection.close()
     await connection.writer.wait_closed()
-    await app.settings["mcp_tornado"].active.finished(30)
+    # Nearly always the server notices now. Where it does only when it writes, that must do no harm either.
+    await app.settings["mcp_tornado"].active.finished(1)
     looked_up.set()
     while not hosted.finished:
         await asyncio.sleep(0)
     assert hosted.finished == ["chattered"]
+
+
+@pytest.mark.parametrize("sections", [{"sessions": {"store": "faulty://"}, "events": {"stream_after_seconds": 0}}])
+async def test_a_cancelled_calls_stream_is_resumed_before_its_answer_is_stored(faults, client, hosted, helpers):
+    session = await client.session()
+    first = await client.stream("POST", "/mcp", Mcp_Session_Id=session, json_body=helpers.tool_call("wait"))
+    priming = await first.event()
+    first.close()
+    await hosted.started.wait()
+    faults.of["append"] = stored = asyncio.Event()
+    assert (await client.fetch("POST", "/mcp/abort", session=session, json_body={"requestId": 1})).status == 202
+    while hosted.finished != ["cancelled"]:
+        await asyncio.sleep(0)
+    resumed = await client.stream("GET", "/mcp", Mcp_Session_Id=session, Last_Event_ID=priming.id)
+    stored.set()
+    answer = await resumed.event()
+    assert (answer.message["id"], answer.message["error"]["code"]) == (1, -32800)
+    assert await resumed.event() is None
