@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any, Final
 
 from mcp.server.mcpserver import Context, MCPServer
 from pydantic import BaseModel, Field
+
+from mcp_tornado import state
 
 server = MCPServer(
     "mcp-tornado-demo",
@@ -15,12 +18,7 @@ server = MCPServer(
     version="1",
 )
 
-_counts: Final[dict[str, int]] = {}
-
-
-def _session_of(ctx: Context[Any, Any]) -> str:
-    """Return what tells sessions apart: the key that stands where the SDK has the session's id."""
-    return (ctx.headers or {}).get("mcp-session-id", "no session")
+_without_session: Final = itertools.count(1)
 
 
 @server.tool()
@@ -30,11 +28,14 @@ async def echo(text: str) -> str:
 
 
 @server.tool()
-async def count(ctx: Context[Any, Any]) -> int:
-    """Count the calls of this session: every session has a count of its own."""
-    session = _session_of(ctx)
-    _counts[session] = _counts.get(session, 0) + 1
-    return _counts[session]
+async def count() -> int:
+    """Count the calls of this session, wherever it is served; those without a session count together."""
+    try:
+        session = state.current()
+    except state.NoSession:
+        return next(_without_session)
+    data = await session.update(lambda data: data.update(count=data.get("count", 0) + 1))
+    return int(data["count"])
 
 
 @server.tool()

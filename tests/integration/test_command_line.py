@@ -184,3 +184,16 @@ async def test_the_demo_is_served_without_an_argument(start_server: StartServer)
         async with wire_to(server) as wire:
             await wire.open()
             assert [await wire.tool("count") for _ in range(3)] == ["1", "2", "3"]
+
+
+@pytest.mark.anyio
+async def test_the_demos_count_is_the_sessions_wherever_it_is_served(start_server: StartServer, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'sessions.db'}"
+    with (
+        start_server("mcp_tornado.demo:server", SESSIONS__STORE=url) as one,
+        start_server("mcp_tornado.demo:server", SESSIONS__STORE=url) as other,
+    ):
+        async with wire_to(one) as wire:
+            await wire.open()
+            elsewhere = wire.at(other)
+            assert [await each.tool("count") for each in (wire, elsewhere, wire)] == ["1", "2", "3"]
