@@ -9,7 +9,7 @@ EDITABLE := --editable . $(PLUGINS:%=--editable %)
 PLUGIN_GROUPS := $(PLUGINS:%=--group %/pyproject.toml:test)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve servers test chaos check bench lowest format clean
+.PHONY: help serve servers javascript test chaos check bench lowest format clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -39,7 +39,10 @@ servers:
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes redis-server; } || \
 		echo "redis-server is not installed, and cannot be installed from here: its tests are left out"
 
-test: servers $(VENV)/.test  ## Install what tests need, servers included, and run them
+javascript: $(VENV)/.test
+	@$(BIN)/python -m tests.javascript.tools || echo "without them, their tests are left out"
+
+test: servers javascript  ## Install what tests need, servers included, and run them
 	$(BIN)/python -m pytest
 
 chaos: servers $(VENV)/.test  ## Kill, stop and drain processes under load, and count what is lost
