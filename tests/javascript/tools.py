@@ -44,7 +44,8 @@ def install() -> str | None:
     command = node(_NPM, "install", "--ignore-scripts", "--loglevel", "error")
     done = subprocess.run(command, cwd=DIRECTORY, capture_output=True, text=True, check=False)
     if done.returncode:
-        return f"{done.stderr.strip()}\nnpm could not install what tests/javascript/package.json names: is there a network?"
+        what = f"npm could not install what {DIRECTORY.name}/package.json names: is there a network?"
+        return f"{done.stderr.strip()}\n{what}"
     _INSTALLED.touch()
     return None
 
