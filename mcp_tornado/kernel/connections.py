@@ -12,6 +12,7 @@ import anyio
 import anyio.abc
 from mcp.server.connection import Connection
 from mcp.server.lowlevel.server import Server
+from mcp.server.models import InitializationOptions
 from mcp.server.runner import serve_connection
 from mcp.shared.dispatcher import CallOptions, OnNotify, OnNotifyIntercept, OnRequest
 from mcp_types import InitializeRequestParams
@@ -24,7 +25,7 @@ from mcp_tornado.kernel.outgoing import OutgoingRequests
 from mcp_tornado.kernel.streams import STANDALONE
 from mcp_tornado.log import get_logger
 from mcp_tornado.sessions import EventLog, Session, SessionError, SessionGone, short_key
-from mcp_tornado.sessions.journal import Journal, is_known
+from mcp_tornado.sessions.journal import SUBSCRIBE, UNSUBSCRIBE, Journal, is_known, subscribed_uris
 
 _log = get_logger(__name__)
 
@@ -33,8 +34,6 @@ MAX_CONNECTIONS: Final = 4096
 IDLE_SECONDS: Final = 300.0
 """How long an idle connection is kept."""
 
-_SUBSCRIBE: Final = "resources/subscribe"
-_UNSUBSCRIBE: Final = "resources/unsubscribe"
 _STORE_PATIENCE: Final = 10.0
 """Seconds for which what the server says unasked waits for a store that is away."""
 
@@ -46,8 +45,17 @@ class SessionConnection:
     session's standalone stream, also after the connection was dropped from the cache.
     """
 
-    def __init__(self, server: Server[Any], lifespan_state: Any, log: EventLog, outgoing: OutgoingRequests) -> None:
+    def __init__(
+        self,
+        server: Server[Any],
+        init_options: InitializationOptions | None,
+        lifespan_state: Any,
+        log: EventLog,
+        outgoing: OutgoingRequests,
+    ) -> None:
         self._server = server
+        self._init_options = init_options
+        """What the server says of itself in a handshake; `None`: what it says by itself."""
         self._lifespan_state = lifespan_state
         self._log = log
         self._outgoing = outgoing
@@ -74,6 +82,7 @@ class SessionConnection:
                 self,
                 connection=self.connection,
                 lifespan_state=self._lifespan_state,
+                init_options=self._init_options,
                 task_status=_Started(started),
             )
         )
@@ -146,11 +155,11 @@ class SessionConnection:
 
     async def _replay(self, journal: Journal, shown: StarletteRequest) -> None:
         """Repeat what the journal has and we have not, and take back what we have and it has not."""
-        subscribed = {entry["params"].get("uri") for entry in journal if entry["method"] == _SUBSCRIBE}
+        subscribed = subscribed_uris(journal)
         ended: list[Mapping[str, Any]] = [
-            {"method": _UNSUBSCRIBE, "params": {"uri": entry["params"].get("uri")}}
+            {"method": UNSUBSCRIBE, "params": {"uri": entry["params"].get("uri")}}
             for entry in self._journal
-            if entry["method"] == _SUBSCRIBE and entry["params"].get("uri") not in subscribed
+            if entry["method"] == SUBSCRIBE and entry["params"].get("uri") not in subscribed
         ]
         repeated = [*ended, *(entry for entry in journal if entry not in self._journal)]
         self._journal = journal

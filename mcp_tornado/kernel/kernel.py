@@ -12,6 +12,7 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, is_version_at_least
 from starlette.requests import Request as StarletteRequest
 
 from mcp_tornado.kernel import ambient, messages
+from mcp_tornado.kernel.announcements import Announcements, announcing
 from mcp_tornado.kernel.calls import Call, CallContext
 from mcp_tornado.kernel.connections import ConnectionPool, SessionConnection
 from mcp_tornado.kernel.handshake import Handshake, Initialized
@@ -37,7 +38,7 @@ from mcp_tornado.kernel.streams import (
     is_received,
     just_before,
 )
-from mcp_tornado.kernel.subscriptions import shared_subscriptions
+from mcp_tornado.kernel.subscriptions import Published
 from mcp_tornado.log import get_logger
 from mcp_tornado.metrics import Metrics
 from mcp_tornado.sessions import (
@@ -143,13 +144,18 @@ class Kernel:
         Raises:
             SessionError: `STORE_UNAVAILABLE`.
         """
+        announcements = Announcements(self._server, self._manager, self._log) if self._issue_sessions else None
+        published = Published(self._server, self._mail, announcements)
         async with AsyncExitStack() as stack:
+            # Before the lifespan, which may say that the server now has other tools than before it was started anew.
+            stack.enter_context(published.noted())
             lifespan_state = await stack.enter_async_context(self._server.lifespan(self._server))
             # After the lifespan: it may be what sets tracing up.
             stack.enter_context(without_idle_tracing(self._server))
             sealed = shared_request_state(self._server, self._log, self._processes.name, self._request_state_keys)
             await stack.enter_async_context(sealed)
-            connect = partial(SessionConnection, self._server, lifespan_state, self._log, self._outgoing)
+            options = announcing(self._server) if published.reaches_sessions else None
+            connect = partial(SessionConnection, self._server, options, lifespan_state, self._log, self._outgoing)
             self._pool = ConnectionPool(connect, self._calls.__contains__)
             self._handshake = Handshake(self._manager, self._pool, self._outgoing, issue_sessions=self._issue_sessions)
             self._stateless = StatelessEra(self._server, lifespan_state)
@@ -157,7 +163,7 @@ class Kernel:
             await self._mail.start()
             keepers = [asyncio.create_task(self._keep_alive()), asyncio.create_task(self._processes.live())]
             try:
-                async with shared_subscriptions(self._server, self._mail):
+                async with published.told():
                     yield
             finally:
                 await self._end()

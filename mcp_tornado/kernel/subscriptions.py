@@ -1,17 +1,18 @@
-"""`subscriptions/listen` (MCP 2026-07-28): what is published in one process is heard in all of them."""
+"""What a server publishes as changed, for `subscriptions/listen` (MCP 2026-07-28): heard in all processes."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from mcp.server.lowlevel.server import Server
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
 from mcp.shared.subscriptions import ServerEvent, event_from_wire, event_to_notification
 
+from mcp_tornado.kernel.announcements import Announcements
 from mcp_tornado.kernel.mail import Content, Mail
 from mcp_tornado.kernel.stateless import LISTEN
 from mcp_tornado.log import get_logger
@@ -32,32 +33,73 @@ _came_by_mail: ContextVar[bool] = ContextVar("_came_by_mail", default=False)
 """Whether what is published here and now came from another process: it is not to be told again."""
 
 
-@asynccontextmanager
-async def shared_subscriptions(server: Server[Any], mail: Mail) -> AsyncGenerator[None]:
-    """Tell the other processes what is published on the server's bus, and publish there what they tell.
+class Teller(Protocol):
+    """Tells somebody what was published."""
 
-    The order of what one process publishes is kept. Whoever publishes waits for nothing, and those who listen in this
-    process hear it whether or not the store is there. An event says that something has changed, not what: one that the
-    store does not take in a few attempts is dropped, with a warning. A bus that is not the SDK's own in-memory one
-    belongs to the user, who shares it or does not.
+    def take(self, event: ServerEvent) -> None:
+        """Note what was published."""
+        ...
+
+    async def tell(self) -> None:
+        """Tell what was noted, until cancelled."""
+        ...
+
+    async def all_told(self) -> None:
+        """Return once nothing is left to be told."""
+        ...
+
+
+class Published:
+    """What is published on a server's bus in this process: the other processes are told, and so are all sessions.
+
+    Whoever publishes waits for nothing, and those who listen in this process hear it whether or not the store is there.
+    A bus that is not the SDK's own in-memory one belongs to the user, who shares it or does not.
+
+    Args:
+        server: The server.
+        mail: Reaches the other processes.
+        announcements: Reaches the sessions; `None` where none are made.
     """
-    bus = _bus_of(server)
-    if bus is None:
-        yield
-        return
-    bridge = _Bridge(bus, mail)
-    mail.on(PUBLISHED, bridge.publish)
-    unsubscribe = bus.subscribe(bridge.take)
-    telling = asyncio.create_task(bridge.tell())
-    try:
-        yield
-    finally:
-        unsubscribe()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_SECONDS):
-                await bridge.all_told()
-        telling.cancel()
-        await asyncio.gather(telling, return_exceptions=True)
+
+    def __init__(self, server: Server[Any], mail: Mail, announcements: Announcements | None) -> None:
+        self._bus = _bus_of(server)
+        self._tellers: list[Teller] = []
+        if self._bus is not None:
+            self._tellers = [_Bridge(self._bus, mail)]
+            if announcements is not None:
+                self._tellers.append(announcements)
+        self.reaches_sessions: Final = announcements in self._tellers
+        """Whether sessions are told."""
+
+    @contextmanager
+    def noted(self) -> Generator[None]:
+        """Note what is published; it is told as soon as `told` is entered."""
+        unsubscribe = self._bus.subscribe(self._take) if self._bus is not None else None
+        try:
+            yield
+        finally:
+            if unsubscribe is not None:
+                unsubscribe()
+
+    @asynccontextmanager
+    async def told(self) -> AsyncGenerator[None]:
+        """Tell what was noted and what will be; on leaving, what is left, if that does not take long."""
+        telling = [asyncio.create_task(teller.tell()) for teller in self._tellers]
+        try:
+            yield
+        finally:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_SECONDS):
+                    for teller in self._tellers:
+                        await teller.all_told()
+            for task in telling:
+                task.cancel()
+            await asyncio.gather(*telling, return_exceptions=True)
+
+    def _take(self, event: ServerEvent) -> None:
+        if not _came_by_mail.get():
+            for teller in self._tellers:
+                teller.take(event)
 
 
 def _bus_of(server: Server[Any]) -> InMemorySubscriptionBus | None:
@@ -70,21 +112,25 @@ def _bus_of(server: Server[Any]) -> InMemorySubscriptionBus | None:
 
 
 class _Bridge:
-    """Between the bus of this process and the mail of all."""
+    """Between the bus of this process and the mail of all.
+
+    The order of what one process publishes is kept. An event says that something has changed, not what: one that the
+    store does not take in a few attempts is dropped, with a warning.
+    """
 
     def __init__(self, bus: InMemorySubscriptionBus, mail: Mail) -> None:
         self._bus = bus
         self._mail = mail
         self._untold: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
+        mail.on(PUBLISHED, self._publish)
 
     def take(self, event: ServerEvent) -> None:
-        """Note what was published in this process; it is what the bus calls."""
-        if not _came_by_mail.get():
-            notification = event_to_notification(event, {})
-            self._untold.put_nowait(notification.model_dump(mode="json", by_alias=True, exclude_none=True))
+        """See `Teller.take`."""
+        notification = event_to_notification(event, {})
+        self._untold.put_nowait(notification.model_dump(mode="json", by_alias=True, exclude_none=True))
 
     async def tell(self) -> None:
-        """Tell the other processes what was noted, until cancelled."""
+        """See `Teller.tell`; it is the other processes that are told."""
         while True:
             events = [await self._untold.get(), *self._waiting(_AT_ONCE - 1)]
             if not await self._tell(events):
@@ -95,10 +141,10 @@ class _Bridge:
                 self._untold.task_done()
 
     async def all_told(self) -> None:
-        """Return once nothing is left to be told."""
+        """See `Teller.all_told`."""
         await self._untold.join()
 
-    async def publish(self, mail: Content) -> bool:
+    async def _publish(self, mail: Content) -> bool:
         """Publish in this process what another one tells; events of a kind that is not known yet are passed over."""
         token = _came_by_mail.set(True)
         try:

@@ -11,7 +11,10 @@ from typing import Any, Final
 
 from mcp_tornado.sessions.encoding import encode
 
-JOURNALED_METHODS: Final = frozenset({"logging/setLevel", "resources/subscribe", "resources/unsubscribe"})
+SUBSCRIBE: Final = "resources/subscribe"
+UNSUBSCRIBE: Final = "resources/unsubscribe"
+
+JOURNALED_METHODS: Final = frozenset({"logging/setLevel", SUBSCRIBE, UNSUBSCRIBE})
 """The requests whose effect belongs to the session (MCP 2025-11-25, server/utilities/logging and
 server/resources)."""
 
@@ -29,6 +32,11 @@ def is_known(entry: Mapping[str, Any]) -> bool:
     return entry.get("method") in JOURNALED_METHODS and isinstance(entry.get("params"), Mapping)
 
 
+def subscribed_uris(journal: Journal) -> set[str]:
+    """Return the resources that a session is subscribed to."""
+    return {str(entry["params"].get("uri")) for entry in journal if is_known(entry) and entry["method"] == SUBSCRIBE}
+
+
 def _subject(method: str, params: Mapping[str, Any]) -> str:
     """What an entry has the last word on: the level, or one resource."""
     return "level" if method == "logging/setLevel" else f"resource {params.get('uri')}"
@@ -38,7 +46,7 @@ def with_entry(journal: Journal, method: str, params: Mapping[str, Any]) -> tupl
     """Return the journal after one more request, compacted; entries that are not known are kept as they are."""
     subject = _subject(method, params)
     kept = [entry for entry in journal if not is_known(entry) or _subject(entry["method"], entry["params"]) != subject]
-    if method != "resources/unsubscribe":
+    if method != UNSUBSCRIBE:
         kept.append({"method": method, "params": dict(params)})
     return tuple(kept)
 

@@ -22,7 +22,7 @@ from structlog.testing import capture_logs
 from mcp_tornado.kernel import subscriptions
 from mcp_tornado.kernel.mail import Mail
 from mcp_tornado.kernel.processes import PULSE, Processes
-from mcp_tornado.kernel.subscriptions import PUBLISHED, shared_subscriptions
+from mcp_tornado.kernel.subscriptions import PUBLISHED, Published
 from mcp_tornado.metrics import Metrics
 from mcp_tornado.sessions import SessionManager, SessionRules, StoreUnavailable, system_clock
 from mcp_tornado.sessions.guard import GuardedEventLog, StoreGuard
@@ -88,8 +88,10 @@ async def process(store: Store, bus: InMemorySubscriptionBus) -> AsyncGenerator[
     await processes.join()
     await mail.start()
     try:
-        async with shared_subscriptions(server_on(bus), mail):
-            yield mail
+        published = Published(server_on(bus), mail, None)
+        with published.noted():
+            async with published.told():
+                yield mail
     finally:
         await mail.stop()
         await processes.leave()
@@ -206,5 +208,8 @@ async def test_a_bus_of_the_users_is_left_alone(store: Store) -> None:
 
 
 async def test_a_server_without_subscriptions_is_served(store: Store) -> None:
-    async with process(store, InMemorySubscriptionBus()) as mail, shared_subscriptions(Server("plain"), mail):
-        pass
+    async with process(store, InMemorySubscriptionBus()) as mail:
+        published = Published(Server("plain"), mail, None)
+        with published.noted():
+            async with published.told():
+                pass
