@@ -103,7 +103,8 @@ class Announcements:
 
 
 def _concerns(session: Session, event: ServerEvent) -> bool:
-    if session.is_handle or not session.initialized:
+    # Also before `initialized` came: the client may have asked for its lists already.
+    if session.is_handle:
         return False
     return not isinstance(event, ResourceUpdated) or event.uri in subscribed_uris(session.journal)
 

@@ -1,0 +1,220 @@
+"""What a server publishes as changed, as the sessions of the handshake era are told it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import mcp_types as types
+import pytest
+from mcp.server.lowlevel.server import Server
+from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
+from mcp.shared.subscriptions import PromptsListChanged, ResourcesListChanged, ResourceUpdated, ToolsListChanged
+
+from mcp_tornado.kernel.announcements import Announcements
+from mcp_tornado.kernel.mail import Mail
+from mcp_tornado.kernel.processes import PULSE, Processes
+from mcp_tornado.kernel.streams import STANDALONE
+from mcp_tornado.kernel.subscriptions import Published
+from mcp_tornado.metrics import Metrics
+from mcp_tornado.sessions import ClientInfo, Session, SessionManager, SessionRules, StoreUnavailable, system_clock
+from mcp_tornado.sessions.guard import GuardedEventLog, StoreGuard
+from mcp_tornado.stores.memory import MemoryStore
+
+pytestmark = pytest.mark.anyio
+
+
+class Store(MemoryStore):
+    """A store that counts the walks through it, can hold them up, and can be away."""
+
+    walks = 0
+    away_for = 0
+    gate: asyncio.Event | None = None
+
+    async def page(self, after: str | None, limit: int) -> list[Session]:
+        self.walks += after is None
+        if self.gate is not None:
+            await self.gate.wait()
+        self._be_away()
+        return await super().page(after, limit)
+
+    async def append(self, *arguments: Any, **more: Any) -> str:
+        if not str(arguments[0]).startswith("@"):
+            self._be_away()
+        return await super().append(*arguments, **more)
+
+    def _be_away(self) -> None:
+        if self.away_for > 0:
+            self.away_for -= 1
+            raise StoreUnavailable("it is away")
+
+
+async def subscription(_: Any, params: Any) -> types.EmptyResult:
+    return types.EmptyResult()
+
+
+class Process:
+    """What a process runs of the kernel, as far as it matters here."""
+
+    def __init__(self, store: Store, *, has_subscriptions: bool = True) -> None:
+        metrics = Metrics("test")
+        self.store = store
+        self.bus = InMemorySubscriptionBus()
+        self.manager = SessionManager(store, SessionRules(), clock=system_clock, metrics=metrics)
+        self.log = GuardedEventLog(store, StoreGuard(metrics))
+        self.server: Server[Any] = Server(
+            "publisher",
+            on_subscriptions_listen=ListenHandler(self.bus),
+            on_subscribe_resource=subscription if has_subscriptions else None,
+        )
+        self.mail = Mail(self.log, Processes(self.log, self.manager, PULSE, lambda _: None))
+        self.announcements = Announcements(self.server, self.manager, self.log)
+        self.published = Published(self.server, self.mail, self.announcements)
+
+    async def session(self, **more: Any) -> str:
+        _, session = await self.manager.create(
+            client=ClientInfo(), protocol_version="2025-11-25", client_params={}, initialized=True
+        )
+        if more:
+            await self.manager.update(session.key, lambda _: more)
+        return session.key
+
+    async def told(self, key: str) -> list[str]:
+        """Return what a session was told, once all are told."""
+        async with asyncio.timeout(30):
+            await self.announcements.all_told()
+        messages = [event.message or {} for event in await self.log.read(key, None, stream=STANDALONE)]
+        return [each.get("params", {}).get("uri") or each["method"].removeprefix("notifications/") for each in messages]
+
+
+@asynccontextmanager
+async def running(**more: Any) -> AsyncGenerator[Process]:
+    async with Store(system_clock) as store:
+        process = Process(store, **more)
+        with process.published.noted():
+            async with process.published.told():
+                yield process
+
+
+@pytest.fixture
+async def process(anyio_backend: str) -> AsyncGenerator[Process]:
+    async with running() as process:
+        yield process
+
+
+def subscribed(*uris: str) -> dict[str, Any]:
+    return {"journal": [{"method": "resources/subscribe", "params": {"uri": uri}} for uri in uris]}
+
+
+async def test_all_sessions_are_told_that_a_list_has_changed(process: Process) -> None:
+    keys = [await process.session() for _ in range(250)]
+    for event in (ToolsListChanged(), PromptsListChanged(), ResourcesListChanged()):
+        await process.bus.publish(event)
+    expected = ["tools/list_changed", "prompts/list_changed", "resources/list_changed"]
+    assert [await process.told(key) for key in keys] == [expected] * 250
+
+
+async def test_those_who_subscribed_are_told_that_a_resource_was_updated(process: Process) -> None:
+    both, one, neither = (
+        await process.session(**subscribed("memo://a", "memo://b")),
+        await process.session(**subscribed("memo://b")),
+        await process.session(journal=[{"method": "future/watch", "params": {"uri": "memo://a"}}, {"method": "x"}]),
+    )
+    for uri in ("memo://a", "memo://b", "memo://c"):
+        await process.bus.publish(ResourceUpdated(uri))
+    assert await process.told(both) == ["memo://a", "memo://b"]
+    assert await process.told(one) == ["memo://b"]
+    assert await process.told(neither) == []
+
+
+async def test_where_nobody_can_subscribe_no_session_is_looked_at_for_a_resource() -> None:
+    async with running(has_subscriptions=False) as process:
+        key = await process.session()
+        await process.bus.publish(ResourceUpdated("memo://a"))
+        assert await process.told(key) == []
+        assert process.store.walks == 0
+        await process.bus.publish(ToolsListChanged())
+        assert await process.told(key) == ["tools/list_changed"]
+
+
+async def test_state_behind_a_handle_is_no_session(process: Process) -> None:
+    _, handle = await process.manager.create_handle(client=ClientInfo())
+    await process.bus.publish(ToolsListChanged())
+    assert await process.told(handle.key) == []
+
+
+async def test_what_is_published_during_a_walk_is_told_by_the_next_one_and_once(process: Process) -> None:
+    key = await process.session(**subscribed("memo://a"))
+    gate = process.store.gate = asyncio.Event()
+    await process.bus.publish(ToolsListChanged())
+    async with asyncio.timeout(30):
+        while not process.store.walks:
+            await asyncio.sleep(0)
+    for _ in range(50):
+        await process.bus.publish(ToolsListChanged())
+        await process.bus.publish(ResourceUpdated("memo://a"))
+    gate.set()
+    assert await process.told(key) == ["tools/list_changed", "tools/list_changed", "memo://a"]
+    assert process.store.walks == 2
+
+
+async def test_while_the_store_is_away_it_is_waited_for(process: Process) -> None:
+    keys = [await process.session() for _ in range(3)]
+    page = process.store.page
+
+    async def then_away(after: str | None, limit: int) -> list[Session]:
+        sessions = await page(after, limit)
+        process.store.away_for = 1
+        return sessions
+
+    process.store.page = then_away
+    process.store.away_for = 1
+    await process.bus.publish(ToolsListChanged())
+    assert [await process.told(key) for key in keys] == [["tools/list_changed"]] * 3
+
+
+async def test_a_session_that_ends_meanwhile_keeps_nobody_from_being_told(process: Process) -> None:
+    keys = sorted([await process.session() for _ in range(3)])
+    page = process.store.page
+
+    async def ending(after: str | None, limit: int) -> list[Session]:
+        sessions = await page(after, limit)
+        await process.store.delete(keys[1])
+        return sessions
+
+    process.store.page = ending
+    await process.bus.publish(ToolsListChanged())
+    assert [await process.told(key) for key in keys] == [["tools/list_changed"], [], ["tools/list_changed"]]
+
+
+async def test_what_a_store_cannot_keep_keeps_nobody_from_being_told(process: Process) -> None:
+    huge = "memo://" + "x" * 2_000_000
+    key = await process.session(**subscribed(huge))
+    await process.bus.publish(ResourceUpdated(huge))
+    await process.bus.publish(ToolsListChanged())
+    assert await process.told(key) == ["tools/list_changed"]
+
+
+async def test_what_was_published_before_the_end_is_told() -> None:
+    async with Store(system_clock) as store:
+        process = Process(store)
+        key = await process.session()
+        with process.published.noted():
+            await process.bus.publish(PromptsListChanged())  # before anybody tells it
+            async with process.published.told():
+                await process.bus.publish(ToolsListChanged())
+        assert await process.told(key) == ["prompts/list_changed", "tools/list_changed"]
+
+
+async def test_where_no_sessions_are_made_none_are_told() -> None:
+    async with Store(system_clock) as store:
+        process = Process(store)
+        key = await process.session()
+        published = Published(process.server, process.mail, None)
+        assert not published.reaches_sessions
+        with published.noted():
+            async with published.told():
+                await process.bus.publish(ToolsListChanged())
+        assert await process.told(key) == []
