@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
-import time
 import tomllib
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -21,68 +16,22 @@ import pytest
 
 from mcp_tornado.config import describe, load_settings
 from mcp_tornado.stores.plugins import installed_stores
+from tests.documents import DEADLINE, REPOSITORY, Document, environment, free_ports, serving
 
-REPOSITORY = Path(__file__).parents[1]
-README = (REPOSITORY / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-DEADLINE = 30.0
-
-
-def block(language: str, containing: str) -> str:
-    """Return the one code block of a language that holds a text."""
-    found = [text for name, text in BLOCKS if name == language and containing in text]
-    assert len(found) == 1, f"{len(found)} blocks of {language} hold {containing!r}"
-    return found[0]
-
-
-def environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("MCP_TORNADO_")}
-    return {**kept, "PATH": f"{Path(sys.executable).parent}:{kept['PATH']}"}
+DOCUMENT = Document((REPOSITORY / "README.md").read_text())
+README, BLOCKS, block = DOCUMENT.text, DOCUMENT.blocks, DOCUMENT.block
 
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
 
 
 @pytest.fixture
 def directory(tmp_path: Path, port: int) -> Path:
     """A directory with every file that the README shows."""
-    for language, text in BLOCKS:
-        name = re.match(r"# (\w+\.py)\n", text)
-        if language == "python" and name is not None:
-            (tmp_path / name[1]).write_text(text.replace("8000", str(port)))
+    DOCUMENT.write_files(tmp_path, {"8000": port})
     return tmp_path
-
-
-@contextmanager
-def serving(command: list[str], directory: Path, port: int, stop: signal.Signals = signal.SIGTERM) -> Generator[str]:
-    process = subprocess.Popen(
-        command, cwd=directory, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    origin = f"http://127.0.0.1:{port}"
-    try:
-        for _ in attempts():
-            assert process.poll() is None, process.stderr.read() if process.stderr is not None else ""
-            try:
-                if httpx.get(f"{origin}/healthz").status_code == 200:
-                    break
-            except httpx.TransportError:
-                continue
-        yield origin
-    finally:
-        process.send_signal(stop)
-        process.communicate(timeout=DEADLINE)
-
-
-def attempts() -> Iterator[None]:
-    until = time.monotonic() + DEADLINE
-    while time.monotonic() < until:
-        yield
-        time.sleep(0.05)
-    pytest.fail("nothing listens")
 
 
 def test_a_server_of_ones_own_is_served_and_called_with_the_sdks_client(directory: Path, port: int) -> None:
