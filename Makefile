@@ -9,10 +9,10 @@ EDITABLE := --editable . $(PLUGINS:%=--editable %)
 PLUGIN_GROUPS := $(PLUGINS:%=--group %/pyproject.toml:test)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve servers javascript test chaos check bench lowest format clean
+.PHONY: help serve servers javascript test conformance chaos check bench lowest format clean
 
 help:  ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
 
 $(BIN)/python:
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python …"; exit 1; }
@@ -44,6 +44,9 @@ javascript: $(VENV)/.test
 
 test: servers javascript  ## Install what tests need, servers included, and run them
 	$(BIN)/python -m pytest
+
+conformance: servers javascript  ## Run the official conformance suite against this and, as a control, the SDK's own server
+	@$(BIN)/python -m tests.conformance
 
 chaos: servers $(VENV)/.test  ## Kill, stop and drain processes under load, and count what is lost
 	$(BIN)/python -m tests.chaos $(CHAOS)

@@ -275,7 +275,10 @@ class Proxy:
         return h11.Response(status_code=answer.status_code, headers=kept, reason=answer.reason)
 
     def _note_body(self, content: bytes, exchange: Exchange) -> None:
-        exchange.body = orjson.loads(content) if content else None
+        try:
+            exchange.body = orjson.loads(content) if content else None
+        except orjson.JSONDecodeError:
+            exchange.body = content.decode(errors="replace")
         if exchange.path.endswith("/receive") and exchange.status == 200:
             exchange.events = [Passed(self.now(), event["id"], event["message"]) for event in exchange.body["events"]]
 

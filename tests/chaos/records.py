@@ -64,7 +64,7 @@ class Exchange:
     new_session: str | None = None
     """The session id in the answer's header."""
     body: Any = None
-    """The JSON of an answer that is no stream."""
+    """The JSON of an answer that is no stream; the text of one that is no JSON either."""
     events: list[Passed] = field(default_factory=list[Passed])
     """What a stream passed, or a poll of `/mcp/receive` returned."""
     began: float | None = None

@@ -1,0 +1,38 @@
+"""The cut of the official conformance suite that every change has to pass; `make conformance` runs all of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conformance import suite
+from tests.conformance.hosts import OURS_IN_TWO
+from tests.conformance.judging import Run, complaints, known_reasons
+from tests.javascript import tools
+
+tools.require()
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_two_processes_do_what_the_revisions_demand() -> None:
+    async with OURS_IN_TWO.serving() as url:
+        runs = [
+            Run(OURS_IN_TWO, scenarios, await suite.run(scenarios, url), scenarios.scored())
+            for scenarios in suite.REQUIREMENT_SETS
+        ]
+    wrong = complaints(runs, known_reasons())
+    assert not wrong, "\n".join(wrong)
+    assert [run.score() for run in runs] == ["30/30", "37/37"]
+
+
+async def test_a_suite_that_does_not_run_to_the_end_is_no_success() -> None:
+    nothing = suite.ScenarioSet("nothing", ("--suite", "nonesuch"))
+    with pytest.raises(suite.SuiteFailed, match="Unknown suite: nonesuch"):
+        await suite.run(nothing, "http://127.0.0.1:9/mcp")
+
+
+async def test_without_a_server_everything_fails() -> None:
+    scenarios = suite.ScenarioSet("one", ("--suite", "all", "--spec-version", "2025-03-26"))
+    outcomes = await suite.run(scenarios, "http://127.0.0.1:9/mcp")
+    assert {outcome.verdict for outcome in outcomes.values()} == {suite.Verdict.FAILED}
+    assert all(outcome.failures for outcome in outcomes.values())
