@@ -190,9 +190,16 @@ async def test_a_session_that_ends_meanwhile_keeps_nobody_from_being_told(proces
 
 
 async def test_what_a_store_cannot_keep_keeps_nobody_from_being_told(process: Process) -> None:
-    huge = "memo://" + "x" * 2_000_000
-    key = await process.session(**subscribed(huge))
-    await process.bus.publish(ResourceUpdated(huge))
+    append = process.store.append
+
+    async def bounded(key: str, stream: str, message: Any, **more: Any) -> str:
+        if "huge" in str(message):
+            raise ValueError("a document is too large")
+        return await append(key, stream, message, **more)
+
+    process.store.append = bounded
+    key = await process.session(**subscribed("memo://huge"))
+    await process.bus.publish(ResourceUpdated("memo://huge"))
     await process.bus.publish(ToolsListChanged())
     assert await process.told(key) == ["tools/list_changed"]
 
