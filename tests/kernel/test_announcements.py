@@ -199,8 +199,8 @@ async def test_what_a_store_cannot_keep_keeps_nobody_from_being_told(process: Pr
 
     process.store.append = bounded
     key = await process.session(**subscribed("memo://huge"))
-    await process.bus.publish(ResourceUpdated("memo://huge"))
-    await process.bus.publish(ToolsListChanged())
+    for event in (ResourceUpdated("memo://huge"), ToolsListChanged()):  # in one walk
+        process.announcements.take(event)
     assert await process.told(key) == ["tools/list_changed"]
 
 
