@@ -137,9 +137,7 @@ class State:
         # Of two who read at once, the one with the older answer may come last.
         if session.revision >= self._session.revision:
             self._session = session
-        known = self._ambient.session
-        if known is not None and known.key == session.key and known.revision <= session.revision:
-            self._ambient.session = session
+        self._ambient.saw(session)
         return copy.deepcopy(dict(session.state))
 
     def _gone(self) -> NoSession | StateNotFound:

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from mcp_tornado.kernel.inbound import InboundRequest
 from mcp_tornado.sessions import ClientInfo, Session, SessionManager
@@ -24,6 +24,15 @@ class Ambient:
     """The session as the handler knows it by now, `None` for a message that stands alone."""
     inbound: InboundRequest | None
     """The HTTP request of a message that stands alone."""
+    kept: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    """What the server's framework keeps for this message alone, by whose it says that it is: each has the form of
+    `Session.server_state`."""
+
+    def saw(self, session: Session) -> None:
+        """Note what a session is now, where it is this one; of two who read at once, the older answer may come last."""
+        known = self.session
+        if known is not None and known.key == session.key and known.revision <= session.revision:
+            self.session = session
 
     @property
     def principal(self) -> str | None:
@@ -50,7 +59,7 @@ def current() -> Ambient | None:
     return _current.get()
 
 
-def in_session(manager: SessionManager, session: Session) -> AbstractContextManager[None]:
+def in_session(manager: SessionManager, session: Session) -> AbstractContextManager[Ambient]:
     """Surround what handles a message of a session, or what creates the task that does.
 
     A task gets a copy of the context in which it is created.
@@ -58,15 +67,15 @@ def in_session(manager: SessionManager, session: Session) -> AbstractContextMana
     return _entered(Ambient(manager, asyncio.get_running_loop(), session, None))
 
 
-def without_session(manager: SessionManager, inbound: InboundRequest) -> AbstractContextManager[None]:
+def without_session(manager: SessionManager, inbound: InboundRequest) -> AbstractContextManager[Ambient]:
     """Surround what handles a message that stands alone; see `in_session`."""
     return _entered(Ambient(manager, asyncio.get_running_loop(), None, inbound))
 
 
 @contextmanager
-def _entered(ambient: Ambient) -> Generator[None]:
+def _entered(ambient: Ambient) -> Generator[Ambient]:
     token = _current.set(ambient)
     try:
-        yield
+        yield ambient
     finally:
         _current.reset(token)

@@ -18,13 +18,13 @@ from mcp.shared.dispatcher import CallOptions, OnNotify, OnNotifyIntercept, OnRe
 from mcp_types import InitializeRequestParams
 from starlette.requests import Request as StarletteRequest
 
-from mcp_tornado.kernel import messages
+from mcp_tornado.kernel import ambient, messages
 from mcp_tornado.kernel.appending import PatientLog
 from mcp_tornado.kernel.calls import CallContext
 from mcp_tornado.kernel.outgoing import OutgoingRequests
 from mcp_tornado.kernel.streams import STANDALONE
 from mcp_tornado.log import get_logger
-from mcp_tornado.sessions import EventLog, Session, SessionError, SessionGone, short_key
+from mcp_tornado.sessions import EventLog, Session, SessionError, SessionGone, SessionManager, short_key
 from mcp_tornado.sessions.journal import SUBSCRIBE, UNSUBSCRIBE, Journal, is_known, subscribed_uris
 
 _log = get_logger(__name__)
@@ -50,6 +50,7 @@ class SessionConnection:
         server: Server[Any],
         init_options: InitializationOptions | None,
         lifespan_state: Any,
+        manager: SessionManager,
         log: EventLog,
         outgoing: OutgoingRequests,
     ) -> None:
@@ -57,6 +58,7 @@ class SessionConnection:
         self._init_options = init_options
         """What the server says of itself in a handshake; `None`: what it says by itself."""
         self._lifespan_state = lifespan_state
+        self._manager = manager
         self._log = log
         self._outgoing = outgoing
         self._key = ""
@@ -131,7 +133,8 @@ class SessionConnection:
                 self._params = session.client_params
             if session.initialized:
                 connection.initialized.set()
-            await self._replay([entry for entry in session.journal if is_known(entry)], shown)
+            with ambient.in_session(self._manager, session):
+                await self._replay([entry for entry in session.journal if is_known(entry)], shown)
             self._revision = session.revision
 
     def applied(self, session: Session) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel.server import Server
 
+from mcp_tornado.kernel.fastmcp_state import FastMCPState
+
 if TYPE_CHECKING:
     from fastmcp import FastMCP
+    from fastmcp.server.providers import Provider
 
 _TRANSPORT: Final = "streamable-http"
 
@@ -22,14 +28,14 @@ def is_fastmcp(candidate: object) -> TypeGuard[FastMCP[Any]]:
 
 
 def low_level_server(server: FastMCP[Any]) -> Server[Any]:
-    """Return the SDK's server inside of a FastMCP server, having it see each message as one that came by HTTP.
+    """Return the SDK's server inside of a FastMCP server, having it see each message as one that came by HTTP to us.
 
     Its lifespan is FastMCP's own, with those of the servers mounted in it.
     """
     # FastMCP has no public way to it.
     low_level: Server[Any] = server._mcp_server  # pyright: ignore[reportPrivateUsage]
     if not any(isinstance(middleware, _CameByHTTP) for middleware in low_level.middleware):
-        low_level.middleware.insert(0, _CameByHTTP())
+        low_level.middleware.insert(0, _CameByHTTP(server))
     return low_level
 
 
@@ -37,6 +43,48 @@ def custom_routes(server: FastMCP[Any]) -> tuple[str, ...]:
     """Return the paths of the routes that a FastMCP server, or one mounted in it, adds to its own HTTP app."""
     routes = server._get_additional_http_routes()  # pyright: ignore[reportPrivateUsage]
     return tuple(getattr(route, "path", str(route)) for route in routes)
+
+
+def keep_state_with_sessions(root: FastMCP[Any]) -> None:
+    """Let a server, and those mounted in it by now, keep what it keeps for clients with our sessions.
+
+    A server that was given a store by its author keeps that.
+    """
+    for name, server in _by_name(root):
+        # FastMCP takes a store when a server is made; it makes one itself where it first needs it.
+        if server._state_storage is None:  # pyright: ignore[reportPrivateUsage]
+            server._state_storage = FastMCPState(name)  # pyright: ignore[reportPrivateUsage]
+
+
+def _by_name(root: FastMCP[Any]) -> Iterator[tuple[str, FastMCP[Any]]]:
+    """Yield a server, and those mounted in it, with names that differ, and are the same in every process.
+
+    It is the name that the author gave. Those without, and those of one name, are numbered in the order in which they
+    were mounted.
+    """
+    times: Counter[str] = Counter()
+    for server in dict.fromkeys([root, *_mounted(root.providers)]):
+        name = "" if server is root or _has_generated_name(server) else server.name
+        times[name] += 1
+        yield name if times[name] == 1 else f"{name}#{times[name]}", server
+
+
+def _mounted(providers: Iterable[Provider]) -> Iterator[FastMCP[Any]]:
+    from fastmcp.server.providers import AggregateProvider, FastMCPProvider
+    from fastmcp.server.providers.wrapped_provider import _WrappedProvider  # pyright: ignore[reportPrivateUsage]
+
+    for provider in providers:
+        while isinstance(provider, _WrappedProvider):
+            provider = provider._inner  # pyright: ignore[reportPrivateUsage]
+        if isinstance(provider, FastMCPProvider):
+            yield provider.server
+            yield from _mounted(provider.server.providers)
+        elif isinstance(provider, AggregateProvider):
+            yield from _mounted(provider.providers)
+
+
+def _has_generated_name(server: FastMCP[Any]) -> bool:
+    return re.fullmatch(rf"{type(server).__name__}-[0-9a-f]{{4}}", server.name) is not None
 
 
 class _CameByHTTP:
@@ -48,11 +96,15 @@ class _CameByHTTP:
     It is a middleware of the SDK's, and the outermost.
     """
 
+    def __init__(self, server: FastMCP[Any]) -> None:
+        self._server = server
+
     async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         """Handle a message."""
         from fastmcp.server.context import reset_transport, set_transport
         from fastmcp.server.http import set_http_request
 
+        keep_state_with_sessions(self._server)  # with each message: servers can be mounted at any time
         token = set_transport(_TRANSPORT)
         try:
             with set_http_request(ctx.request) if ctx.request is not None else nullcontext():

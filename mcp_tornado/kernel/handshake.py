@@ -9,13 +9,13 @@ from mcp_types import InitializeRequestParams
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERSION, MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
-from mcp_tornado.kernel import messages
+from mcp_tornado.kernel import ambient, messages
 from mcp_tornado.kernel.calls import CallContext, failure
 from mcp_tornado.kernel.connections import ConnectionPool
 from mcp_tornado.kernel.inbound import InboundRequest
 from mcp_tornado.kernel.messages import JSONObject, Request
 from mcp_tornado.kernel.outgoing import OutgoingRequests
-from mcp_tornado.sessions import ClientInfo, ErrorCode, Session, SessionError, SessionManager
+from mcp_tornado.sessions import ClientInfo, ErrorCode, Session, SessionError, SessionManager, session_key
 
 HANDSHAKE_VERSIONS: Final = tuple(HANDSHAKE_PROTOCOL_VERSIONS)
 STATELESS_VERSIONS: Final = tuple(MODERN_PROTOCOL_VERSIONS)
@@ -59,38 +59,53 @@ class Handshake:
         Raises:
             SessionError: No session could be made.
         """
+        new_id = self._manager.new_id() if session is None and self._issue_sessions else None
         connection = self._pool.connect()
         await connection.start()
         kept = False
         key = session.key if session is not None else None
+        # What the server keeps by the session's key while it handles this is found by that key later.
+        connection.connection.session_id = session_key(new_id) if new_id is not None else key
         context = CallContext(key or "", request, None, inbound.shown(key), self._outgoing)
+        surrounding = (
+            ambient.in_session(self._manager, session)
+            if session is not None
+            else ambient.without_session(self._manager, inbound)
+        )
         try:
             try:
-                value = await connection.on_request(context, request.method, request.params)
+                with surrounding as here:
+                    value = await connection.on_request(context, request.method, request.params)
             except Exception as exception:
                 return Initialized(failure(request.id, exception).message, None)
             response = messages.result(request.id, value)
             if not self._issue_sessions:
                 return Initialized(response, None)
             version, params = connection.connection.protocol_version, dict(request.params or {})
-            session_id, stored = await self._store(session, _named(client, params), version, params)
+            named = _named(client, params)
+            if session is not None:
+                stored = await self._renew(session, named, version, params)
+            else:
+                _, stored = await self._manager.create(
+                    client=named,
+                    protocol_version=version,
+                    client_params=params,
+                    session_id=new_id,
+                    server_state=here.kept.get(connection.connection.session_id or ""),
+                )
             connection.bind(stored)
             # What the server kept on the connection before was said in another session, so to speak.
             self._pool.drop(stored.key)
             self._pool.add(stored.key, connection)
             kept = True
-            return Initialized(response, session_id)
+            return Initialized(response, new_id)
         finally:
             context.close()
             if not kept:
                 await connection.close()
 
-    async def _store(
-        self, session: Session | None, client: ClientInfo, version: str, params: dict[str, Any]
-    ) -> tuple[str | None, Session]:
-        """Make a session, or make a live one anew; return its id where it is new."""
-        if session is None:
-            return await self._manager.create(client=client, protocol_version=version, client_params=params)
+    async def _renew(self, session: Session, client: ClientInfo, version: str, params: dict[str, Any]) -> Session:
+        """Make a live session anew."""
         changes: dict[str, Any] = {
             "client": client.to_dict(),
             "protocol_version": version,
@@ -98,7 +113,7 @@ class Handshake:
             "initialized": False,
             "journal": [],
         }
-        return None, await self._manager.update(session.key, lambda _: changes)
+        return await self._manager.update(session.key, lambda _: changes)
 
     async def create_session(self, value: JSONObject | None, client: ClientInfo) -> tuple[str, Session]:
         """Make a session without a handshake, ready for use.

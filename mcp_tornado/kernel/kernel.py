@@ -155,7 +155,9 @@ class Kernel:
             sealed = shared_request_state(self._server, self._log, self._processes.name, self._request_state_keys)
             await stack.enter_async_context(sealed)
             options = announcing(self._server) if published.reaches_sessions else None
-            connect = partial(SessionConnection, self._server, options, lifespan_state, self._log, self._outgoing)
+            connect = partial(
+                SessionConnection, self._server, options, lifespan_state, self._manager, self._log, self._outgoing
+            )
             self._pool = ConnectionPool(connect, self._calls.__contains__)
             self._handshake = Handshake(self._manager, self._pool, self._outgoing, issue_sessions=self._issue_sessions)
             self._stateless = StatelessEra(self._server, lifespan_state)

@@ -27,8 +27,19 @@ def session_key(session_id: str) -> str:
 
     The key cannot be turned back into the id, so a dump of the store logs nobody in.
     """
-    digest = hashlib.sha256(session_id.encode("ascii")).digest()
-    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")
+    return _key_of(session_id.encode("ascii"))
+
+
+def named_key(name: str) -> str:
+    """Return the store's key of what a server keeps under a name of its own choice.
+
+    No id has it, so no client can ask for it: what is hashed begins with a space, and is no well-formed id.
+    """
+    return _key_of(b" " + name.encode("utf-8", "surrogatepass"))
+
+
+def _key_of(text: bytes) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(text).digest()).rstrip(b"=").decode("ascii")
 
 
 def short_key(key: str) -> str:

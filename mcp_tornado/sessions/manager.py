@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, Literal
 
 from mcp_tornado.log import get_logger
 from mcp_tornado.metrics import Metrics
@@ -19,7 +20,7 @@ from mcp_tornado.sessions.errors import (
     StateTooLarge,
 )
 from mcp_tornado.sessions.guard import StoreGuard
-from mcp_tornado.sessions.ids import is_well_formed, new_session_id, session_key, short_key
+from mcp_tornado.sessions.ids import is_well_formed, named_key, new_session_id, session_key, short_key
 from mcp_tornado.sessions.model import HANDLE_VERSION, ClientInfo, Session
 from mcp_tornado.sessions.store import Clock, SessionStore
 
@@ -80,47 +81,83 @@ class SessionManager:
         client_params: Mapping[str, Any],
         principal: str | None = None,
         initialized: bool = False,
+        session_id: str | None = None,
+        server_state: Mapping[str, Any] | None = None,
     ) -> tuple[str, Session]:
         """Make and store a new session; return its id, which is nowhere else, and the session.
 
         The caps are checked before the session is stored: several processes that make sessions at the same moment
         can exceed them by as many.
 
+        Args:
+            client: Who asks for it.
+            protocol_version: The revision that was negotiated.
+            client_params: See `Session.client_params`.
+            principal: Who authenticated.
+            initialized: See `Session.initialized`.
+            session_id: The id, where it was made before (see `new_id`).
+            server_state: See `Session.server_state`; `None` is empty.
+
         Raises:
             SessionError: `SESSION_LIMIT_REACHED` (503, or 429 for the cap per principal),
                 `SESSION_CREATION_FAILED`, `STORE_UNAVAILABLE`.
         """
         await self._check_caps(principal)
-        now = self._clock()
-        for _ in range(_CREATE_ATTEMPTS):
-            session_id = _make_id()
-            session = Session(
-                key=session_key(session_id),
-                created_at=now,
-                last_seen_at=now,
-                expires_at=self._expiry(created_at=now, seen_at=now),
-                client=client,
-                principal=principal,
-                protocol_version=protocol_version,
-                client_params=client_params,
-                initialized=initialized,
-            )
+        for _ in range(1 if session_id is not None else _CREATE_ATTEMPTS):
+            new_id = session_id if session_id is not None else self.new_id()
             try:
-                await self._guard.run("create", self._store.create(session))
+                session = await self._insert(
+                    session_key(new_id),
+                    client=client,
+                    principal=principal,
+                    protocol_version=protocol_version,
+                    client_params=client_params,
+                    initialized=initialized,
+                    server_state=server_state or {},
+                )
             except DuplicateSession:
                 continue
-            self._metrics.sessions_created.inc()
-            _log.info(
-                "session.created",
-                session=short_key(session.key),
-                kind="state" if session.is_handle else "session",
-                protocol_version=protocol_version,
-                client_name=client.name,
-                client_version=client.version,
-                remote_addr=client.remote_addr,
-            )
-            return session_id, session
+            return new_id, session
         raise SessionError(ErrorCode.SESSION_CREATION_FAILED)
+
+    def new_id(self) -> str:
+        """Return an id for a session that is to be made; nothing is stored.
+
+        Raises:
+            SessionError: `SESSION_CREATION_FAILED`.
+        """
+        try:
+            return new_session_id()
+        except (NotImplementedError, OSError) as error:  # the operating system has no random numbers
+            raise SessionError(ErrorCode.SESSION_CREATION_FAILED) from error
+
+    async def _insert(self, key: str, **fields: Any) -> Session:
+        """Store a new session with these fields.
+
+        Raises:
+            DuplicateSession: The key is taken.
+            SessionError: `STORE_UNAVAILABLE`.
+        """
+        now = self._clock()
+        session = Session(
+            key=key,
+            created_at=now,
+            last_seen_at=now,
+            expires_at=self._expiry(created_at=now, seen_at=now),
+            **fields,
+        )
+        await self._guard.run("create", self._store.create(session))
+        self._metrics.sessions_created.inc()
+        _log.info(
+            "session.created",
+            session=short_key(session.key),
+            kind="state" if session.is_handle else "session",
+            protocol_version=session.protocol_version,
+            client_name=session.client.name,
+            client_version=session.client.version,
+            remote_addr=session.client.remote_addr,
+        )
+        return session
 
     async def create_handle(self, *, client: ClientInfo, principal: str | None = None) -> tuple[str, Session]:
         """Make a state handle: like a session in all but that no client can use it as one.
@@ -146,6 +183,61 @@ class SessionManager:
         if not await self.refresh(session):
             raise SessionError(ErrorCode.SESSION_NOT_FOUND, reason="ended")
         return session
+
+    async def find_named(self, name: str) -> Session | None:
+        """Return the live record that a server keeps under a name, and keep it alive as `refresh` does.
+
+        Whoever knows the name may have it: it must say whose it is.
+
+        Raises:
+            SessionError: `STORE_UNAVAILABLE`.
+        """
+        session = await self.find(named_key(name))
+        return session if session is not None and await self.refresh(session) else None
+
+    async def put_named(
+        self, name: str, state: dict[str, Any], *, client: ClientInfo, principal: str | None = None
+    ) -> None:
+        """Keep a state under a name of the server's choice, in place of what was there.
+
+        It lives like the state behind a handle, and counts as one.
+
+        Raises:
+            StateTooLarge: See `update_state`.
+            SessionError: `SESSION_LIMIT_REACHED`, `SESSION_CONFLICT`, `STORE_UNAVAILABLE`.
+        """
+        key, changes = named_key(name), {"state": self.checked_state(state)}
+        for _ in range(_CREATE_ATTEMPTS):
+            try:
+                await self.update(key, lambda _: changes)
+                return
+            except SessionError as error:
+                if error.code is not ErrorCode.SESSION_NOT_FOUND:
+                    raise
+            await self._check_caps(principal)
+            try:
+                await self._insert(
+                    key,
+                    client=client,
+                    principal=principal,
+                    protocol_version=HANDLE_VERSION,
+                    initialized=True,
+                    state=changes["state"],
+                )
+                return
+            except DuplicateSession:
+                # Somebody was faster; or it has expired, and was not swept yet.
+                if await self.find(key) is None:
+                    await self._guard.run("delete", self._store.delete(key))
+        raise SessionError(ErrorCode.SESSION_CONFLICT)
+
+    async def delete_named(self, name: str) -> bool:
+        """Remove what is kept under a name; say whether there was something.
+
+        Raises:
+            SessionError: `STORE_UNAVAILABLE`.
+        """
+        return await self.terminate(named_key(name))
 
     async def validate(self, session_id: str, *, principal: str | None = None) -> Session:
         """Return the live session of an id, with one read of the store.
@@ -280,20 +372,40 @@ class SessionManager:
             StateTooLarge: The new state is larger than the rules allow.
             SessionError: See `update`.
         """
+        return await self.update(key, partial(self._changed, "state", change), expected_revision=expected_revision)
 
-        def apply(session: Session) -> Mapping[str, Any]:
-            state: dict[str, Any] = decode_stored(encode_stored(session.state))
-            change(state)
-            size = len(encode(state))
-            if size > self._rules.max_state_bytes:
-                raise StateTooLarge(
-                    f"the session's state would be {size} bytes long, sessions.max_state_bytes allows "
-                    f"{self._rules.max_state_bytes}"
-                )
-            # As JSON has it, so that every store keeps the same.
-            return {"state": decode_stored(encode_stored(state))}
+    async def update_server_state(self, key: str, change: Callable[[dict[str, Any]], object]) -> Session:
+        """Change what the server keeps in a session, as `update_state` does with the application's state.
 
-        return await self.update(key, apply, expected_revision=expected_revision)
+        It may be as large as that one, beside it.
+
+        Raises:
+            StateTooLarge: The new state is larger than the rules allow.
+            SessionError: See `update`.
+        """
+        return await self.update(key, partial(self._changed, "server_state", change))
+
+    def checked_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return a state as JSON has it, so that every store keeps the same; a copy.
+
+        Raises:
+            StateTooLarge: It is larger than the rules allow.
+            TypeError, ValueError: It is no JSON.
+        """
+        size = len(encode(state))
+        if size > self._rules.max_state_bytes:
+            raise StateTooLarge(
+                f"the session's state would be {size} bytes long, sessions.max_state_bytes allows "
+                f"{self._rules.max_state_bytes}"
+            )
+        return decode_stored(encode_stored(state))
+
+    def _changed(
+        self, field: Literal["state", "server_state"], change: Callable[[dict[str, Any]], object], session: Session
+    ) -> Mapping[str, Any]:
+        state: dict[str, Any] = decode_stored(encode_stored(getattr(session, field)))
+        change(state)
+        return {field: self.checked_state(state)}
 
     async def cleanup(self) -> int:
         """Remove every expired session, in batches, letting others run in between; say how many.
@@ -354,10 +466,3 @@ class SessionManager:
                 status=429,
                 reason="max_per_principal",
             )
-
-
-def _make_id() -> str:
-    try:
-        return new_session_id()
-    except (NotImplementedError, OSError) as error:  # the operating system has no random numbers
-        raise SessionError(ErrorCode.SESSION_CREATION_FAILED) from error

@@ -82,6 +82,8 @@ class Session:
     """Session-scoped requests (`method`, `params`) in order, as `mcp_tornado.sessions.journal` compacts them."""
     state: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The application's own JSON object."""
+    server_state: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What the framework of the hosted server keeps in the session; in the form of `to_dict` only where it does."""
     revision: int = 0
     """Counts the updates; a touch does not count."""
     unknown: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -96,6 +98,7 @@ class Session:
         """Return the session as JSON types; times are whole microseconds since the epoch."""
         return {
             **self.unknown,
+            **({"server_state": self.server_state} if self.server_state else {}),
             "key": self.key,
             "created_at": to_microseconds(self.created_at),
             "last_seen_at": to_microseconds(self.last_seen_at),
@@ -133,6 +136,7 @@ class Session:
             initialized=rest.pop("initialized", False),
             journal=tuple(rest.pop("journal", ())),
             state=rest.pop("state", {}),
+            server_state=rest.pop("server_state", {}),
             revision=rest.pop("revision", 0),
             unknown=rest,
         )

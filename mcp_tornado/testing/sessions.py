@@ -99,6 +99,7 @@ class SessionStoreContract(StoreContract):
                 {"method": "resources/subscribe", "params": {"uri": "x://ä"}},
             ),
             state={"deep": {"list": [1, None, 2.5, True, "x"]}},
+            server_state={"of": {"deep": [1, None, 2.5, True, "ä"]}},
             revision=3,
             unknown={"from a newer version": {"a": 1}},
         )
@@ -378,6 +379,7 @@ class SessionStoreContract(StoreContract):
             initialized=True,
             journal=({"method": "logging/setLevel", "params": {"level": "info"}},),
             state={"a": 1},
+            server_state={"a": 1},
             unknown={"newer": [1]},
         )
         after = dataclasses.replace(
@@ -391,6 +393,7 @@ class SessionStoreContract(StoreContract):
             initialized=False,
             journal=({"method": "resources/subscribe", "params": {"uri": "x://y"}},),
             state={"b": 2},
+            server_state={"b": 2},
             unknown={"newer": [2]},
         )
         await pair.one.create(before)

@@ -30,6 +30,7 @@ def whole_session():
         initialized=True,
         journal=({"method": "logging/setLevel", "params": {"level": "info"}},),
         state={"n": 1, "deep": {"list": [1, 2.5, None, "ä", True]}},
+        server_state={"": {"n": {"value": 1}}},
         revision=7,
         unknown={"colour": {"of": ["the", "day"]}},
     )
@@ -55,12 +56,13 @@ def test_a_session_with_defaults_only_comes_back_unchanged():
 
 
 def test_the_json_form_names_every_field_of_the_contract():
-    data = whole_session().to_dict()
+    data = dataclasses.replace(whole_session(), server_state={}).to_dict()
     assert set(data) == {
         "key", "created_at", "last_seen_at", "expires_at", "client", "principal", "protocol_version",
         "client_params", "initialized", "journal", "state", "revision", "colour",
     }  # fmt: skip
     assert set(data["client"]) == {"remote_addr", "user_agent", "name", "version", "os"}
+    assert set(whole_session().to_dict()) == {*data, "server_state"}
 
 
 def test_times_are_integer_microseconds_since_the_epoch():
@@ -100,16 +102,11 @@ def test_reading_leaves_the_given_data_alone():
 
 def test_fields_that_an_older_version_did_not_write_take_their_defaults():
     data = whole_session().to_dict()
-    for name in ("principal", "initialized", "journal", "state", "revision"):
+    for name in ("principal", "initialized", "journal", "state", "server_state", "revision"):
         del data[name]
     session = Session.from_dict(data)
-    assert (session.principal, session.initialized, tuple(session.journal), dict(session.state), session.revision) == (
-        None,
-        False,
-        (),
-        {},
-        0,
-    )
+    assert (session.principal, session.initialized, tuple(session.journal), session.revision) == (None, False, (), 0)
+    assert (dict(session.state), dict(session.server_state)) == ({}, {})
 
 
 @pytest.mark.parametrize("missing", ["key", "created_at", "expires_at", "client", "protocol_version"])
