@@ -5,7 +5,7 @@ from mcp_tornado.kernel.hosting import HostedServer, NotServable, host
 from mcp_tornado.kernel.inbound import InboundRequest
 from mcp_tornado.kernel.kernel import Kernel
 from mcp_tornado.kernel.responses import Answer, SessionExchange
-from mcp_tornado.kernel.stateless import StandaloneExchange, has_envelope
+from mcp_tornado.kernel.stateless import StandaloneExchange, envelope_version
 from mcp_tornado.kernel.streams import Frame, FrameReader, StreamReader
 
 __all__ = [
@@ -22,6 +22,6 @@ __all__ = [
     "SessionExchange",
     "StandaloneExchange",
     "StreamReader",
-    "has_envelope",
+    "envelope_version",
     "host",
 ]

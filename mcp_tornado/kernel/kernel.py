@@ -432,15 +432,16 @@ class Kernel:
                 `STORE_UNAVAILABLE`.
         """
         key, event_id = session.key, None
+        polled = session.protocol_version in _PRIMED_VERSIONS
         if last_event_id is not None:
             event_id = EventId.parse(last_event_id)
             if event_id is None or not event_id.belongs_to(key):
                 return self._readers.nothing(key)
             if event_id.stream != STANDALONE:
                 runs_here = any(call.stream.name == event_id.stream for call in self._calls.get(key, ()))
-                return await self._readers.resume(key, event_id, runs_here=runs_here)
+                return await self._readers.resume(key, event_id, runs_here=runs_here, polled=polled)
         self._check_draining()
-        reader = self._readers.standalone(key, last_event_id)
+        reader = self._readers.standalone(key, last_event_id, polled=polled)
         try:
             await self._standalone.take(key, over=event_id is not None)
         except BaseException:

@@ -41,12 +41,13 @@ class Readers:
         """Return the keys of the sessions that are read."""
         return self._readers.keys()
 
-    def standalone(self, key: str, after: str | None) -> StreamReader:
+    def standalone(self, key: str, after: str | None, *, polled: bool) -> StreamReader:
         """Return who reads a session's standalone stream; there is one at a time in this process.
 
         Args:
             key: The session's key.
             after: An event id of the stream takes it over from who holds it; `None` does not.
+            polled: See `StreamReader`.
 
         Raises:
             SessionError: `SESSION_CONFLICT`: somebody holds it.
@@ -56,7 +57,9 @@ class Readers:
             if after is None:
                 raise standalone_conflict()
             holder.close(at_once=True)
-        reader = StreamReader(self._log, key, after=after, alive=self._alive, shows=lambda stream: stream == STANDALONE)
+        reader = StreamReader(
+            self._log, key, after=after, alive=self._alive, shows=lambda stream: stream == STANDALONE, polled=polled
+        )
         self._standalone[key] = reader
         return self._register(reader)
 
@@ -68,15 +71,16 @@ class Readers:
         """Close the connection that reads a session's standalone stream; `at_once`: another one reads on already."""
         holder = self._standalone.get(key)
         if holder is not None:
-            holder.close(at_once=at_once)
+            holder.close(at_once=at_once, goes_on=True)
 
-    async def resume(self, key: str, event_id: EventId, *, runs_here: bool) -> StreamReader:
+    async def resume(self, key: str, event_id: EventId, *, runs_here: bool, polled: bool) -> StreamReader:
         """Return who goes on reading the answers to a POST after an event.
 
         Args:
             key: The session's key.
             event_id: The event; one that never was reads nothing.
             runs_here: Whether a request still runs for this stream in this process.
+            polled: See `StreamReader`.
 
         Raises:
             SessionError: `STORE_UNAVAILABLE`.
@@ -103,6 +107,7 @@ class Readers:
             follows_one=True,
             lost=[messages.error(request_id, lost) for request_id in requests or [None]],
             tend=self._orphans.of_stream(key, stream) if elsewhere else None,
+            polled=polled,
         )
         if finished:
             # All that will ever come is in the log.
@@ -143,7 +148,7 @@ class Readers:
         """End the readers that no answer of this process would end."""
         for reader in self._all():
             if not reader.ends_with_a_call:
-                reader.close()
+                reader.close(goes_on=True)
 
     def close_all(self) -> None:
         """End all readers, at once."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Container, Mapping
 from typing import Any, Final
 
 import anyio
@@ -15,14 +15,18 @@ from mcp.shared.dispatcher import CallOptions
 from mcp.shared.exceptions import NoBackChannelError
 from mcp.shared.inbound import (
     ERROR_CODE_HTTP_STATUS,
+    MCP_METHOD_HEADER,
+    MCP_NAME_HEADER,
     MCP_PARAM_HEADER_PREFIX,
     MCP_PROTOCOL_VERSION_HEADER,
     InboundLadderRejection,
     InboundModernRoute,
     classify_inbound_request,
     find_duplicated_routing_header,
+    find_invalid_x_mcp_header,
     unsupported_protocol_version_rejection,
     validate_mcp_param_headers,
+    x_mcp_header_map,
 )
 from mcp.shared.message import MessageMetadata, ServerMessageMetadata
 from mcp.shared.transport_context import TransportContext
@@ -35,7 +39,7 @@ from mcp_types import (
 from starlette.requests import Request as StarletteRequest
 
 from mcp_tornado.kernel import messages
-from mcp_tornado.kernel.calls import TRANSPORT_KIND, failure, lost
+from mcp_tornado.kernel.calls import TRANSPORT_KIND, failure
 from mcp_tornado.kernel.inbound import InboundRequest, LazyHeaders
 from mcp_tornado.kernel.messages import JSONObject, Request, RequestId
 from mcp_tornado.kernel.patience import Patience
@@ -43,7 +47,7 @@ from mcp_tornado.kernel.responses import Answer, Outcome, encoded
 from mcp_tornado.kernel.streams import Frame, FrameQueue, FrameReader
 from mcp_tornado.log import get_logger
 from mcp_tornado.metrics import Metrics
-from mcp_tornado.sessions import ErrorCode
+from mcp_tornado.sessions import ErrorCode, SessionError
 from mcp_tornado.sessions.encoding import encode
 
 _log = get_logger(__name__)
@@ -58,6 +62,8 @@ LISTEN: Final = "subscriptions/listen"
 
 _LIST_PAGES: Final = 100
 """How many pages of `tools/list` are read for a schema at the most."""
+_PARAM_PREFIX: Final = MCP_PARAM_HEADER_PREFIX.lower()
+_ROUTING_HEADERS: Final = frozenset({MCP_PROTOCOL_VERSION_HEADER, MCP_METHOD_HEADER, MCP_NAME_HEADER})
 
 
 class StandaloneContext:
@@ -183,7 +189,8 @@ class StandaloneExchange:
 
     def abort(self, code: ErrorCode) -> None:
         """Cancel because the server ends: the answer says so, at once."""
-        self._settle(lost(self.request.id, code))
+        # Not as `lost` says it: MCP 2026-07-28, basic, wants its code no longer used.
+        self._settle(failure(self.request.id, SessionError(code)))
         self._scope.cancel()
 
     def disconnect(self) -> None:
@@ -199,11 +206,11 @@ def http_status(message: JSONObject) -> int:
     return ERROR_CODE_HTTP_STATUS.get(error["code"], 200) if error is not None else 200
 
 
-def has_envelope(value: Any) -> bool:
-    """Say whether a message carries the envelope of the stateless era (MCP 2026-07-28, basic)."""
+def envelope_version(value: Any) -> Any:
+    """Return the revision that a message's envelope names (MCP 2026-07-28, basic); `None` where it has no envelope."""
     params = value.get("params") if messages.is_object(value) else None
     meta = params.get("_meta") if messages.is_object(params) else None
-    return messages.is_object(meta) and PROTOCOL_VERSION_META_KEY in meta
+    return meta.get(PROTOCOL_VERSION_META_KEY) if messages.is_object(meta) else None
 
 
 def _reject(request_id: RequestId | None, rejection: InboundLadderRejection) -> Answer:
@@ -212,6 +219,17 @@ def _reject(request_id: RequestId | None, rejection: InboundLadderRejection) -> 
         error["data"] = rejection.data
     refused = messages.error(request_id, error)
     return Answer(http_status(refused), encode(refused))
+
+
+def _unsafe_header(inbound: InboundRequest, names: Container[str]) -> InboundLadderRejection | None:
+    """Refuse what HTTP lets through: a value that is to be compared with the body but is not plain ASCII.
+
+    Whoever stands in between may read other characters in it than we do.
+    """
+    for name, value in inbound.headers:
+        if name in names and not (value.isascii() and value.replace("\t", " ").isprintable()):
+            return InboundLadderRejection(HEADER_MISMATCH, f"{name} header contains invalid characters")
+    return None
 
 
 class StatelessEra:
@@ -246,6 +264,9 @@ class StatelessEra:
         if duplicated is not None:
             rejection = InboundLadderRejection(HEADER_MISMATCH, f"{duplicated} header appears more than once")
             return _reject(request.id, rejection)
+        unsafe = _unsafe_header(inbound, _ROUTING_HEADERS)
+        if unsafe is not None:
+            return _reject(request.id, unsafe)
         verdict = classify_inbound_request(body, headers=dict(inbound.headers))
         if isinstance(verdict, InboundLadderRejection):
             return _reject(request.id, verdict)
@@ -298,17 +319,18 @@ class StatelessEra:
             return None
         if arguments is not None and not messages.is_object(arguments):
             return None
-        prefix = MCP_PARAM_HEADER_PREFIX.lower()
-        if not arguments and not any(header.startswith(prefix) for header, _ in inbound.headers):
+        if not arguments and not any(header.startswith(_PARAM_PREFIX) for header, _ in inbound.headers):
             return None
         try:
             schema = await self._input_schema(name, request, inbound, route)
         except Exception:
             _log.exception("param_headers.unchecked", hint="the tool's schema could not be read")
             return None
-        if schema is None:
+        if schema is None or find_invalid_x_mcp_header(schema) is not None:
             return None
-        return validate_mcp_param_headers(schema, arguments or {}, inbound.shown(None).headers)
+        recognized = {f"{_PARAM_PREFIX}{token.lower()}" for token in x_mcp_header_map(schema).values()}
+        unsafe = _unsafe_header(inbound, recognized)
+        return unsafe or validate_mcp_param_headers(schema, arguments or {}, inbound.shown(None).headers)
 
     async def _input_schema(
         self, name: str, request: Request, inbound: InboundRequest, route: InboundModernRoute

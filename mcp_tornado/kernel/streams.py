@@ -97,7 +97,10 @@ _TEND_SECONDS: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What goes out on a stream: a message, or `None` for a priming event; `id` is `None` where none is logged."""
+    """What goes out on a stream: a message, or `None` for a priming event; `id` is `None` where none is logged.
+
+    With neither it tells the client no more than after how long to come back.
+    """
 
     id: str | None
     message: Mapping[str, Any] | None
@@ -187,6 +190,8 @@ class StreamReader:
         lost: The last messages of a reader that follows one stream, where the bounds have evicted what it was to
             read next; without any it goes on with the oldest event kept.
         tend: Is called every now and then while there is nothing to read.
+        polled: Whether its client knows that it is to come back where the stream goes on (MCP 2025-11-25,
+            basic/transports).
     """
 
     def __init__(
@@ -200,6 +205,7 @@ class StreamReader:
         follows_one: bool = False,
         lost: Sequence[Mapping[str, Any]] = (),
         tend: Tend | None = None,
+        polled: bool = False,
     ) -> None:
         self.key = key
         self._follows_one = follows_one
@@ -209,8 +215,10 @@ class StreamReader:
         self._shows = shows
         self._lost = lost
         self._tend = tend
+        self._polled = polled
         self._closed = False
         self._abandoned = False
+        self._goes_on = False
         self._waiting: asyncio.Future[bool] | None = None
 
     @property
@@ -218,10 +226,11 @@ class StreamReader:
         """Whether a call that runs in this process ends what is read."""
         return self._follows_one and self._tend is None
 
-    def close(self, *, at_once: bool = False) -> None:
-        """See `FrameReader.close`."""
+    def close(self, *, at_once: bool = False, goes_on: bool = False) -> None:
+        """See `FrameReader.close`; `goes_on`: the stream does not end, and its client is to come back."""
         self._closed = True
         self._abandoned = self._abandoned or at_once
+        self._goes_on = self._goes_on or goes_on
         if self._waiting is not None:
             self._waiting.cancel()
 
@@ -254,6 +263,8 @@ class StreamReader:
                 woken = False
                 continue
             if self._closed:
+                if self._goes_on and self._polled:
+                    yield Frame(None, None)
                 break
             if self._tend is not None and now() >= tend_at:
                 tend_at = now() + _TEND_SECONDS

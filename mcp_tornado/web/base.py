@@ -420,7 +420,7 @@ def server_sent_event(frame: Frame, retry: int | None) -> bytes:
     """Return a frame as bytes of `text/event-stream` (HTML standard, server-sent events).
 
     Args:
-        frame: A message, or a priming event, which has an id and no data.
+        frame: A message; a priming event, which has an id and no data; or neither.
         retry: Milliseconds after which a client should come back; `None` leaves that out.
     """
     lines: list[bytes] = []
@@ -428,9 +428,9 @@ def server_sent_event(frame: Frame, retry: int | None) -> bytes:
         lines.append(b"id: " + frame.id.encode("ascii"))
     if retry is not None:
         lines.append(b"retry: %d" % retry)
-    if frame.message is None:
-        lines.append(b"data: ")
-    else:
+    if frame.message is not None:
         lines.append(b"event: message")
         lines.append(b"data: " + encode(frame.message))
-    return b"\n".join(lines) + b"\n\n"
+    elif frame.id is not None:
+        lines.append(b"data: ")
+    return b"\n".join(lines) + b"\n\n" if lines else b""

@@ -11,7 +11,7 @@ from mcp_tornado.kernel import (
     Answer,
     SessionExchange,
     StandaloneExchange,
-    has_envelope,
+    envelope_version,
 )
 from mcp_tornado.kernel.messages import Request, decode, is_object, parse
 from mcp_tornado.sessions import ErrorCode, Session, SessionError
@@ -59,7 +59,8 @@ class MCPHandler(BaseHandler):
         session: Session | None = getattr(self, "session", None)
         raw = self.body()
         body, malformed = _decoded(raw)
-        needs_one = session is None and self._handshake_era and self._mode == "required"
+        stateless = not self._handshake_era or _names_stateless_version(body)
+        needs_one = session is None and not stateless and self._mode == "required"
         if needs_one and (not raw or (malformed is None and not _is_initialize(body))):
             # Whoever has no session hears of that first, whatever else is wrong with the request.
             raise SessionError(ErrorCode.SESSION_REQUIRED)
@@ -67,7 +68,7 @@ class MCPHandler(BaseHandler):
         self.check_content_type()
         if malformed is not None:
             raise malformed
-        if not self._handshake_era:
+        if stateless:
             await self._post_stateless(body)
         elif _is_initialize(body):
             await self._handshake(body, session)
@@ -84,7 +85,7 @@ class MCPHandler(BaseHandler):
 
     async def _post_stateless(self, body: Any) -> None:
         version = self._version
-        if version is not None and version not in STATELESS_VERSIONS and not has_envelope(body):
+        if version is not None and version not in STATELESS_VERSIONS and envelope_version(body) is None:
             raise unsupported_version(version)
         kernel = self.services.kernel
         await self._answer(await kernel.stateless(body, self.inbound(), accepts_stream=self.accepts(EVENT_STREAM)))
@@ -145,3 +146,11 @@ def _decoded(raw: bytes) -> tuple[Any, SessionError | None]:
 
 def _is_initialize(body: Any) -> bool:
     return is_object(body) and body.get("method") == "initialize" and "id" in body
+
+
+def _names_stateless_version(body: Any) -> bool:
+    """Say whether a request is of the stateless era whatever its header says, so that it is told what is wrong there.
+
+    `initialize` is of the handshake era whatever its envelope says (MCP 2026-07-28, basic/versioning).
+    """
+    return envelope_version(body) not in (None, *HANDSHAKE_VERSIONS) and "id" in body and not _is_initialize(body)

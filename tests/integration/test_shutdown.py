@@ -122,7 +122,9 @@ async def test_running_calls_finish_and_new_work_is_refused(start_server: StartS
             async with wire.listen() as standalone:
                 server.signal()
                 await server.line("server.draining")
-                assert await standalone.rest() == [], "a stream without a call ends"
+                (ended,) = await standalone.rest()
+                assert (ended.id, ended.message) == (None, None), "a stream without a call ends"
+                assert ended.retry is not None, "and its client is to come back"
 
             ready = await wire.http.get(f"{server.origin}/readyz")
             assert ready.status_code == 503
@@ -243,11 +245,15 @@ async def test_after_the_grace_every_caller_is_told(start_server: StartServer) -
                 frames = await stream.rest()
             assert frames[-1].message["id"] == "s"
             assert frames[-1].message["error"]["code"] == -32000
-            for response, id in ((as_json[0], "j"), (alone[0], lone_message["id"]), (in_thread[0], "t")):
+            for response, id, code in (
+                (as_json[0], "j", -32000),
+                (alone[0], lone_message["id"], -32603),
+                (in_thread[0], "t", -32000),
+            ):
                 answer = last_message(response)
                 assert answer is not None, f"{id}: {response.text!r}"
                 assert answer["id"] == id
-                assert answer["error"]["code"] == -32000
+                assert answer["error"]["code"] == code
                 assert answer["error"]["data"]["code"] == "SERVER_DRAINING"
         await server.exit_code()
 

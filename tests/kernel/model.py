@@ -274,6 +274,8 @@ class Chain:
                 self.fault("JSON after a stream had begun")
             self.take_message(json.loads(got.body))
             return
+        if got.id is None and got.message is None:
+            return  # it is told to come back
         self.take_id(got.id)
         if got.message is not None:
             self.take_message(json.loads(json.dumps(got.message)))
