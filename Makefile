@@ -9,7 +9,7 @@ EDITABLE := --editable . $(PLUGINS:%=--editable %)
 PLUGIN_GROUPS := $(PLUGINS:%=--group %/pyproject.toml:test)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve servers javascript test conformance chaos check bench lowest format clean
+.PHONY: help serve servers javascript test clients conformance chaos check bench lowest format clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -45,6 +45,13 @@ javascript: $(VENV)/.test
 test: servers javascript  ## Install what tests need, servers included, and run them
 	$(BIN)/python -m pytest
 
+$(VENV)-mcp1/.installed: | $(BIN)/python
+	@$(PYTHON) -m venv $(VENV)-mcp1 && $(VENV)-mcp1/bin/python -m pip install --quiet "mcp<2" && touch $@ || \
+		echo "the Python SDK 1.x could not be installed: is there a network? Its test is left out"
+
+clients: servers javascript $(VENV)-mcp1/.installed  ## Start clients that others wrote, all of them, before several processes
+	$(BIN)/python -m pytest tests/clients -m ""
+
 conformance: servers javascript  ## Run the official conformance suite against this and, as a control, the SDK's own server
 	@$(BIN)/python -m tests.conformance
 
@@ -72,4 +79,4 @@ format: $(VENV)/.dev  ## Format the code and mend what ruff can mend
 	$(BIN)/ruff format .
 
 clean:  ## Remove the virtual environment and what tools left behind
-	rm -rf $(VENV) $(VENV)-lowest .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-mcp1 .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist

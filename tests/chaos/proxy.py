@@ -114,6 +114,10 @@ class _Connection:
         except OSError as error:
             raise _Gone(self) from error
 
+    def abort(self) -> None:
+        """Break it off; to us, the other end has hung up."""
+        self._writer.transport.abort()
+
     async def close(self) -> None:
         """Close it, after what was sent."""
         try:
@@ -141,6 +145,7 @@ class Proxy:
         self._numbers = itertools.count(1)
         self._began = time.monotonic()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._clients: set[_Connection] = set()
 
     async def __aenter__(self) -> Self:
         self._listening = await asyncio.start_server(self._accept, HOST, 0, backlog=1000)
@@ -160,6 +165,11 @@ class Proxy:
         """Return the seconds since the proxy began."""
         return time.monotonic() - self._began
 
+    def cut(self) -> None:
+        """Break all connections of clients, as a network does that fails; they can make new ones at once."""
+        for client in self._clients:
+            client.abort()
+
     async def _probe(self, process: int) -> None:
         while True:
             self._ready[process] = await is_ready(self._ports[process])
@@ -178,10 +188,12 @@ class Proxy:
         task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, client: _Connection) -> None:
+        self._clients.add(client)
         try:
             while await self._serve_one(client):
                 client.http.start_next_cycle()
         finally:
+            self._clients.discard(client)
             await client.close()
 
     async def _serve_one(self, client: _Connection) -> bool:

@@ -1,0 +1,103 @@
+"""The client of the official Python SDK 2.x: `python_v2.py MODE URL` prints what it got, as one JSON object."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from typing import Any
+from uuid import uuid4
+
+import anyio
+import mcp_types as types
+from mcp.client.client import Client
+from mcp.client.subscriptions import ResourceUpdated
+from mcp.shared.exceptions import MCPDeprecationWarning
+
+# Logging and sampling still exist, and most clients use them.
+warnings.simplefilter("ignore", MCPDeprecationWarning)
+
+
+async def answer_elicitation(context: Any, params: types.ElicitRequestParams) -> types.ElicitResult:
+    return types.ElicitResult(action="accept", content={"name": "Ada"})
+
+
+async def answer_sampling(context: Any, params: types.CreateMessageRequestParams) -> types.CreateMessageResult:
+    content = types.TextContent(type="text", text="ho ho")
+    return types.CreateMessageResult(role="assistant", content=content, model="oracle")
+
+
+async def main(mode: str, url: str) -> dict[str, Any]:
+    got: dict[str, Any] = {}
+    logs: list[str] = []
+    progress: list[Any] = []
+    tell, told = anyio.create_memory_object_stream[str](100)
+
+    async def on_log(params: types.LoggingMessageNotificationParams) -> None:
+        logs.append(params.data)
+
+    async def on_progress(done: float, total: float | None, message: str | None) -> None:
+        progress.append([done, total, message])
+
+    async def on_message(message: Any) -> None:
+        if isinstance(message, types.ToolListChangedNotification):
+            await tell.send("tools")
+        elif isinstance(message, types.ResourceUpdatedNotification):
+            await tell.send(str(message.params.uri))
+
+    async def call(tool: str, **arguments: Any) -> Any:
+        result = await client.call_tool(tool, arguments, progress_callback=on_progress)
+        assert not result.is_error, result
+        return result.structured_content
+
+    callbacks: dict[str, Any] = {
+        "elicitation_callback": answer_elicitation,
+        "sampling_callback": answer_sampling,
+        "logging_callback": on_log,
+        "message_handler": on_message,
+    }
+    async with told, tell, Client(url, mode=mode, log_level="info", **callbacks) as client:
+        got["revision"] = client.protocol_version
+        got["tools"] = [tool.name for tool in (await client.list_tools()).tools]
+        got["weather"] = await call("weather", city="Ulm")
+        got["counted"] = (await call("count", steps=3))["result"]
+        got["progress"], got["logs"] = progress[:], logs[:]
+
+        got["prompts"] = [prompt.name for prompt in (await client.list_prompts()).prompts]
+        prompt = await client.get_prompt("introduce", {"name": "Ada"})
+        got["prompt"] = prompt.messages[0].content.text
+        reference = types.PromptReference(name="introduce")
+        got["completed"] = (await client.complete(reference, {"name": "name", "value": "a"})).completion.values
+        got["resources"] = [str(resource.uri) for resource in (await client.list_resources()).resources]
+        templates = (await client.list_resource_templates()).resource_templates
+        got["templates"] = [template.uri_template for template in templates]
+        got["greeting"] = (await client.read_resource("memo://greeting")).contents[0].text
+        got["notes"] = (await client.read_resource("memo://ada/notes")).contents[0].text
+
+        got["greeted"] = (await call("greet"))["result"]
+        got["quoted"] = (await call("quote"))["result"]
+
+        if mode == "legacy":
+            await client.subscribe_resource("memo://ada/notes")
+            await call("change")
+            got["changes"] = [await told.receive() for _ in range(2)]
+            for tool in ("leave", "wait"):
+                logs.clear()
+                ended = (await call(tool))["result"]
+                got[tool] = [*logs, ended]
+            await call("change")
+            got["changes later"] = [await told.receive() for _ in range(2)]
+        else:
+            author = uuid4().hex
+            mine = ResourceUpdated(uri=f"memo://{author}/notes")
+            heard: set[Any] = set()
+            async with client.listen(tools_list_changed=True, resource_subscriptions=[mine.uri]) as subscription:
+                await call("publish", author=author)
+                while mine not in heard:
+                    heard.add(await anext(subscription))
+            got["heard"] = sorted("mine" if event == mine else "tools" for event in heard)
+    return got
+
+
+if __name__ == "__main__":
+    print(json.dumps(anyio.run(main, *sys.argv[1:])))
