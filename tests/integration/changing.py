@@ -8,6 +8,7 @@ sessions whose handlers it has kept in mind.
 # No `from __future__ import annotations`: the SDK resolves the annotations of tools at run time.
 
 import asyncio
+import json
 import os
 import signal
 import threading
@@ -153,15 +154,14 @@ def question(key: str) -> types.ElicitRequest:
 
 
 async def book(what: str, ctx: Context) -> str | types.InputRequiredResult:
-    """Ask for one thing after the other, in as many rounds; the state has the answers so far, and who asked."""
-    known = ctx.request_state.split("|") if ctx.request_state else []
-    answer = (ctx.input_responses or {}).get(QUESTIONS[len(known) // 2])
-    if isinstance(answer, types.ElicitResult):
-        known += [str((answer.content or {})[QUESTIONS[len(known) // 2]]), str(os.getpid())]
-    if len(known) < 2 * len(QUESTIONS):
-        key = QUESTIONS[len(known) // 2]
-        return types.InputRequiredResult(input_requests={key: question(key)}, request_state="|".join(known) or " ")
-    return f"{what} for {known[0]} of {known[2]}, asked by {known[1]} and {known[3]}"
+    """Ask for one thing after the other, in as many rounds; the state has the answers so far, and where they came."""
+    answers: list[str] = json.loads(ctx.request_state) if ctx.request_state else []
+    for given in (ctx.input_responses or {}).values():
+        assert isinstance(given, types.ElicitResult)
+        answers += [f"{value} at {os.getpid()}" for value in (given.content or {}).values()]
+    for key in QUESTIONS[len(answers) :]:
+        return types.InputRequiredResult(input_requests={key: question(key)}, request_state=json.dumps(answers))
+    return f"{what} for {', '.join(answers)}"
 
 
 for each in (server, hasty):
