@@ -80,6 +80,7 @@ def cluster() -> Generator[Cluster]:
 async def proxy(cluster: Cluster) -> AsyncGenerator[Proxy]:
     async with Proxy(ports_of(cluster)) as proxy:
         yield proxy
+    print(*proxy.records, sep="\n")  # shown where a test fails
 
 
 # ---------------------------------------------------------------- what they get
