@@ -24,19 +24,21 @@ from tests.integration.test_stateless import HEADER_MISMATCH, acknowledged, enve
 pytestmark = pytest.mark.anyio
 
 REFUSED: Final = (-32602, "Invalid or expired requestState")
+PATIENT: Final = {"EVENTS__STREAM_AFTER_SECONDS": 10}
+"""So that a silent call is answered with JSON, however busy the machine is."""
 CAPABLE: Final[dict[str, Any]] = {"io.modelcontextprotocol/clientCapabilities": {"elicitation": {"form": {}}}}
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Generator[Cluster]:
-    with cluster_on("redis", size=2, app=f"{CHANGING}:server") as cluster:
+    with cluster_on("redis", size=2, app=f"{CHANGING}:server", **PATIENT) as cluster:
         yield cluster
 
 
 @pytest.fixture(scope="module")
 def catalogue() -> Generator[Cluster]:
     """Processes with a low-level server."""
-    with cluster_on("sqlite", size=2, app=f"{CHANGING}:lowlevel") as cluster:
+    with cluster_on("sqlite", size=2, app=f"{CHANGING}:lowlevel", **PATIENT) as cluster:
         yield cluster
 
 
@@ -240,7 +242,7 @@ async def test_state_of_another_call_or_of_somebody_else_is_refused_by_every_pro
 
 
 async def test_state_expires_in_every_process() -> None:
-    with cluster_on("sqlite", size=2, app=f"{CHANGING}:hasty") as cluster:
+    with cluster_on("sqlite", size=2, app=f"{CHANGING}:hasty", **PATIENT) as cluster:
         async with wire_to(cluster.servers[0]) as wire:
             rounds = Rounds(wire, list(cluster.servers))
             given: dict[str, Any] = {}
