@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ from mcp_tornado.stores.plugins import StorePluginError, installed_stores
 from mcp_tornado.supervisor import WorkersFailed
 
 _INTERRUPTED: Final = 130
+_FASTMCP_LOGGER: Final = "fastmcp"
+_FASTMCP_LOGS: Final = "FASTMCP_LOG_ENABLED"
 _REFUSALS: Final = (ConfigError, NotServable, StorePluginError, StoreError, SessionError)
 """Why a server cannot be served, in words for an operator."""
 
@@ -65,7 +68,7 @@ def serve(
     log.configure(settings.log.level, settings.log.format)
     try:
         if settings.server.workers == 1:
-            asyncio.run(serve_forever(find_server(settings.app), settings))
+            asyncio.run(serve_forever(_server_to_serve(settings.app), settings))
         else:
             _serve_in_workers(settings)
     except (*_REFUSALS, WorkersFailed) as error:
@@ -83,7 +86,7 @@ def _serve_in_workers(settings: Settings) -> None:
         return
     # This is a worker. It leaves it to the supervisor to say what is wrong: once, and not once for each.
     try:
-        asyncio.run(serve_forever(find_server(settings.app), settings, worker))
+        asyncio.run(serve_forever(_server_to_serve(settings.app), settings, worker))
     except _REFUSALS as error:
         worker.tell_failure(str(error))
         raise click.exceptions.Exit(1) from error
@@ -126,6 +129,20 @@ def _load(env: str | None, overrides: dict[str, Any]) -> LoadedSettings:
         return load_settings(env=env, overrides=given)
     except ConfigError as error:
         raise click.ClickException(str(error)) from error
+
+
+def _server_to_serve(name: str) -> object:
+    """Find the server, and let FastMCP log as we do: it makes handlers of its own where it is imported."""
+    told = os.environ.get(_FASTMCP_LOGS)
+    os.environ[_FASTMCP_LOGS] = "false"
+    try:
+        server = find_server(name)
+    finally:
+        os.environ.pop(_FASTMCP_LOGS, None)  # the programs that the server starts log as they like
+        if told is not None:
+            os.environ[_FASTMCP_LOGS] = told
+    log.adopt(_FASTMCP_LOGGER)
+    return server
 
 
 def find_server(name: str) -> object:

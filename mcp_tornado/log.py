@@ -112,6 +112,17 @@ def contained(name: str) -> Generator[None]:
             logger.propagate = True
 
 
+def adopt(name: str) -> None:
+    """Send what a library logs through handlers of its own the way of everybody else's, from now on.
+
+    Its level is ours, and no log handler fails who logs. It is for the process that owns the terminal.
+    """
+    logger = logging.getLogger(name)
+    logger.handlers[:] = [_CONTAINING]
+    logger.propagate = False
+    logger.setLevel(logging.NOTSET)
+
+
 def configure(level: str = "INFO", log_format: LogFormat = "auto") -> None:
     """Send our events, Tornado's, the SDK's and everybody else's to standard error in one format.
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final, TypeGuard
+from urllib.parse import quote
 
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel.server import Server
@@ -45,28 +46,24 @@ def custom_routes(server: FastMCP[Any]) -> tuple[str, ...]:
     return tuple(getattr(route, "path", str(route)) for route in routes)
 
 
-def keep_state_with_sessions(root: FastMCP[Any]) -> None:
+def keep_state_with_sessions(server: FastMCP[Any], path: str = "") -> None:
     """Let a server, and those mounted in it by now, keep what it keeps for clients with our sessions.
 
     A server that was given a store by its author keeps that.
+
+    Args:
+        server: The server.
+        path: Where it is mounted, in every process the same: the name of each server on the way to it. Servers without
+            a name of their author's, and those of one name, are told apart by the order in which they were mounted.
     """
-    for name, server in _by_name(root):
-        # FastMCP takes a store when a server is made; it makes one itself where it first needs it.
-        if server._state_storage is None:  # pyright: ignore[reportPrivateUsage]
-            server._state_storage = FastMCPState(name)  # pyright: ignore[reportPrivateUsage]
-
-
-def _by_name(root: FastMCP[Any]) -> Iterator[tuple[str, FastMCP[Any]]]:
-    """Yield a server, and those mounted in it, with names that differ, and are the same in every process.
-
-    It is the name that the author gave. Those without, and those of one name, are numbered in the order in which they
-    were mounted.
-    """
+    # FastMCP takes a store when a server is made, and makes one itself where it first needs it.
+    if server._state_storage is None:  # pyright: ignore[reportPrivateUsage]
+        server._state_storage = FastMCPState(path)  # pyright: ignore[reportPrivateUsage]
     times: Counter[str] = Counter()
-    for server in dict.fromkeys([root, *_mounted(root.providers)]):
-        name = "" if server is root or _has_generated_name(server) else server.name
+    for mounted in _mounted(server.providers):
+        name = "" if _has_generated_name(mounted) else quote(mounted.name, safe="")
         times[name] += 1
-        yield name if times[name] == 1 else f"{name}#{times[name]}", server
+        keep_state_with_sessions(mounted, f"{path}/{name}#{times[name]}")
 
 
 def _mounted(providers: Iterable[Provider]) -> Iterator[FastMCP[Any]]:
@@ -78,7 +75,6 @@ def _mounted(providers: Iterable[Provider]) -> Iterator[FastMCP[Any]]:
             provider = provider._inner  # pyright: ignore[reportPrivateUsage]
         if isinstance(provider, FastMCPProvider):
             yield provider.server
-            yield from _mounted(provider.server.providers)
         elif isinstance(provider, AggregateProvider):
             yield from _mounted(provider.providers)
 

@@ -1,24 +1,39 @@
-"""A FastMCP server as it is served; what it keeps in state is in test_state.py."""
+"""A FastMCP server as it is served: one process. What it keeps for its clients is in test_cluster_fastmcp.py."""
 
 from __future__ import annotations
 
+import asyncio
+import json
+import logging
+import re
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fastmcp import FastMCP
 
-from tests.integration.conftest import STATELESS, Server, StartServer, Wire, text_of, wire_to
+from mcp_tornado import create_app
+from tests.integration.cluster import store_of
+from tests.integration.conftest import STATELESS, Server, StartServer, Wire, text_of, until, wire_to
 
 pytestmark = pytest.mark.anyio
 
 FAST = f"{Path(__file__).with_name('stateful.py')}:fast"
+KEEPING = f"{Path(__file__).with_name('fast.py')}:fast"
+OWN_STORE = f"{Path(__file__).with_name('fast.py')}:own"
 SETTINGS = {"SERVER__JSON_RESPONSES": "true"}
 
 
 @pytest.fixture(scope="module")
 def server(start_server: StartServer) -> Generator[Server]:
     with start_server(FAST, **SETTINGS) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def keeping(start_server: StartServer) -> Generator[Server]:
+    with start_server(KEEPING, **SETTINGS) as server:
         yield server
 
 
@@ -82,9 +97,25 @@ async def test_it_is_shown_its_transport_and_the_request(wire: Wire) -> None:
 async def test_what_one_client_of_the_stateless_era_changes_reaches_no_other(wire: Wire) -> None:
     before = await stateless_names(wire)
     answer = await stateless(wire, "tools/call", name="hide", arguments={"component": "snapshot"})
-    assert "result" in answer
+    # FastMCP knows that it cannot tell one client from another.
+    assert "refused: Session visibility rules are scoped to a client" in text_of(answer)
     assert await stateless_names(wire) == before
     assert "snapshot" in before
+
+
+async def test_nor_does_it_where_the_server_has_a_store_of_its_own(start_server: StartServer) -> None:
+    with start_server(OWN_STORE, **SETTINGS) as server:
+        async with wire_to(server) as wire:
+            before = await stateless_names(wire)
+            answer = await stateless(wire, "tools/call", name="hide", arguments={"component": "look"})
+            assert "refused" in text_of(answer)
+            assert await stateless_names(wire) == before
+            assert "look" in before
+            await wire.open()
+            await wire.tool("put", key="n", value=1)
+            assert json.loads(await wire.tool("look", key="n")) == {"value": 1}
+            assert await wire.tool("hide", component="drop") == "hidden"
+            assert await names(wire) == before - {"drop"}
 
 
 async def test_what_one_session_changes_reaches_no_other(wire: Wire) -> None:
@@ -108,3 +139,104 @@ async def test_a_repeated_request_of_the_journal_is_shown_its_transport_too(
             other.headers = wire.headers
             repeated, call = (await other.tool("messages")).split(", ")
             assert (repeated, call) == ("logging/setLevel streamable-http", "tools/call streamable-http")
+
+
+# ---------------------------------------------------------------- what it keeps for its clients
+
+
+async def test_what_it_keeps_outlives_the_process(start_server: StartServer, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "SESSIONS__STORE": f"sqlite:///{tmp_path / 'sessions.db'}"}
+    with start_server(KEEPING, **settings) as server:
+        async with wire_to(server) as wire:
+            await wire.open()
+            session = wire.headers
+            await wire.tool("put", key="n", value=1)
+            await wire.tool("hide", component="steps")
+            own = await wire.tool("create_session")
+            await wire.tool("note", session_id=own, text="a")
+    with start_server(KEEPING, **settings) as server:
+        async with wire_to(server) as wire:
+            wire.headers = session
+            assert json.loads(await wire.tool("look", key="n")) == {"value": 1}
+            assert "steps" not in await names(wire)
+            assert json.loads(await wire.tool("note", session_id=own, text="b"))["notes"] == ["a", "b"]
+
+
+async def test_a_call_reads_the_store_once_and_writes_nothing(keeping: Server) -> None:
+    async with wire_to(keeping) as wire:
+        await wire.open()
+        await wire.tool("hide", component="steps")
+        before = await operations(wire)
+        for _ in range(10):
+            await wire.tool("session_of")
+            assert "steps" not in await names(wire)
+        after = await operations(wire)
+    assert after["get"] - before["get"] == 20
+    assert after["update"] == before["update"]
+
+
+async def operations(wire: Wire) -> dict[str, int]:
+    """Return how often each operation of the store has run."""
+    text = (await wire.http.get(f"{wire.server.origin}/metrics")).text
+    found = re.findall(r'store_operation_duration_seconds_count{operation="(\w+)"} (\d+)', text)
+    return {operation: int(count) for operation, count in found}
+
+
+async def test_a_store_that_goes_away_is_told_in_words(tmp_path: Path) -> None:
+    begun, go_on = tmp_path / "begun", tmp_path / "go on"
+
+    async def has_begun() -> bool:
+        return begun.exists()
+
+    with store_of("redis", tmp_path) as (url, redis):
+        assert redis is not None
+        server = Server(KEEPING, tmp_path, {**SETTINGS, "SESSIONS__STORE": url})
+        try:
+            async with wire_to(server) as wire:
+                await wire.open()
+                call = asyncio.create_task(wire.post(wire.call("put_later", begun=str(begun), go_on=str(go_on))))
+                await until(has_begun)
+                with redis.killed():
+                    go_on.touch()
+                    answer = (await call).json()
+                    assert answer["result"]["isError"]
+                    assert text_of(answer) == (
+                        "Error calling tool 'put_later': The session store did not answer in time"
+                    )
+                assert json.loads(await wire.tool("look", key="late")) == {"value": None}
+        finally:
+            server.close()
+
+
+# ---------------------------------------------------------------- what it logs
+
+
+async def test_what_it_logs_goes_the_way_of_everything_else(start_server: StartServer) -> None:
+    with start_server(KEEPING, **SETTINGS, LOG__LEVEL="DEBUG") as server:
+        async with wire_to(server) as wire:
+            await wire.open()
+            assert "an accident" in (await wire.post(wire.call("accident"))).text
+            await wire.tool("say", text="something")
+    assert all(line["event"] != "this is no JSON" for line in server.lines), server.texts
+    logged = {line["event"]: line for line in server.lines if line.get("logger", "").startswith("fastmcp.")}
+    assert logged["Component already exists: tool:twice@"]["level"] == "warning"
+    assert "ZeroDivisionError" in logged["Error calling tool 'accident'"]["exception"]
+    assert logged["Error calling tool 'accident'"]["session"]
+    assert logged["Sending INFO to client: info something"]["level"] == "debug"
+
+
+async def test_it_logs_from_our_level_up(keeping: Server) -> None:
+    async with wire_to(keeping) as wire:
+        await wire.open()
+        await wire.tool("say", text="something")
+        await wire.post(wire.call("accident"))
+    await keeping.line("Error calling tool 'accident'")
+    levels = {line["level"] for line in keeping.lines if line.get("logger", "").startswith("fastmcp.")}
+    assert levels == {"warning", "error"}
+
+
+def test_in_a_program_that_only_embeds_us_it_logs_as_ever() -> None:
+    logger = logging.getLogger("fastmcp")
+    before = (logger.handlers[:], logger.level, logger.propagate)
+    create_app(FastMCP("embedded"))
+    assert (logger.handlers, logger.level, logger.propagate) == before
