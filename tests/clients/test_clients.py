@@ -177,9 +177,10 @@ async def test_a_session(cluster: Cluster, proxy: Proxy, tmp_path: Path, command
 @pytest.mark.parametrize(("command", "subscribes"), IN_SESSIONS)
 async def test_a_process_leaves(tmp_path: Path, command: Command, subscribes: bool) -> None:
     """A client misses nothing when the process that runs its call is told to stop."""
+    start = command()
     with cluster_of_app() as cluster:
         async with Proxy(ports_of(cluster)) as proxy:
-            got = await output_while([*command(), proxy.url], tmp_path, partial(drain_and_see_through, cluster, proxy))
+            got = await output_while([*start, proxy.url], tmp_path, partial(drain_and_see_through, cluster, proxy))
         assert got == of_a_session(subscribes)
         assert_spread(cluster, proxy)
 
