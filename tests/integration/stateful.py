@@ -9,6 +9,7 @@ from typing import Any
 
 import mcp_types as types
 from fastmcp import Context, FastMCP
+from fastmcp.server.context import _current_transport
 from fastmcp.server.dependencies import get_http_headers
 from fastmcp.server.middleware import Middleware
 from mcp.server.lowlevel.server import Server
@@ -161,6 +162,23 @@ async def http(ctx: Context) -> str:
     request = ctx.request_context.request if ctx.request_context is not None else None
     shown = request.headers["marker"] if request is not None else None
     return f"{ctx.transport} {shown} {get_http_headers()['marker']}"
+
+
+seen: list[str] = []
+
+
+async def see(ctx: Any, call_next: Any) -> Any:
+    """Note the last message, as a middleware of the SDK's; its transport and request are FastMCP's business."""
+    seen[:] = [f"{ctx.method} {_current_transport.get()} {get_http_headers().get('marker')}"]
+    return await call_next(ctx)
+
+
+fast._mcp_server.middleware.insert(0, see)
+
+
+@fast.tool(output_schema=None)
+async def seen_by_middleware() -> str:
+    return seen[0]
 
 
 @fast.tool(output_schema=None)

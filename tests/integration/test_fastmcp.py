@@ -92,14 +92,18 @@ async def test_it_is_shown_its_transport_and_the_request(wire: Wire) -> None:
     assert await wire.tool("http") == "streamable-http the session's the session's"
     answer = await stateless(wire, "tools/call", name="http", arguments={})
     assert text_of(answer) == "streamable-http its own its own"
+    # A middleware of the SDK's, which runs before FastMCP knows anything of the message, is shown them too.
+    assert await wire.tool("seen_by_middleware") == "tools/call streamable-http the session's"
+    answer = await stateless(wire, "tools/call", name="seen_by_middleware", arguments={})
+    assert text_of(answer) == "tools/call streamable-http its own"
 
 
 async def test_what_one_client_of_the_stateless_era_changes_reaches_no_other(wire: Wire) -> None:
     before = await stateless_names(wire)
     answer = await stateless(wire, "tools/call", name="hide", arguments={"component": "snapshot"})
+    assert await stateless_names(wire) == before
     # FastMCP knows that it cannot tell one client from another.
     assert "refused: Session visibility rules are scoped to a client" in text_of(answer)
-    assert await stateless_names(wire) == before
     assert "snapshot" in before
 
 
@@ -108,8 +112,8 @@ async def test_nor_does_it_where_the_server_has_a_store_of_its_own(start_server:
         async with wire_to(server) as wire:
             before = await stateless_names(wire)
             answer = await stateless(wire, "tools/call", name="hide", arguments={"component": "look"})
-            assert "refused" in text_of(answer)
             assert await stateless_names(wire) == before
+            assert "refused" in text_of(answer)
             assert "look" in before
             await wire.open()
             await wire.tool("put", key="n", value=1)
