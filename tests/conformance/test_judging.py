@@ -26,7 +26,7 @@ def run_of(host: Host, **outcomes: Outcome) -> Run:
         (["SUCCESS", "INFO", "SKIPPED"], PASSED),
         (["SUCCESS", "FAILURE"], Outcome(Verdict.FAILED, ("check-1: why",))),
         (["WARNING"], Outcome(Verdict.PASSED, warnings=("check-0: why",))),
-        (["SKIPPED", "SKIPPED"], SKIPPED),
+        (["SKIPPED", "INFO"], SKIPPED),
         ([], SKIPPED),
         (None, Outcome(Verdict.FAILED, ("the scenario broke off",))),
     ],
