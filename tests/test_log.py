@@ -294,6 +294,22 @@ def test_a_handler_that_raises_fails_nobody_who_logs_through_a_contained_logger(
     assert foreign_state("contained.example") == before
 
 
+def test_what_a_library_logs_through_handlers_of_its_own_goes_our_way_once_it_is_adopted(configure):
+    stream, own = configure("WARNING"), io.StringIO()
+    logger = logging.getLogger("adopted.example")
+    logger.addHandler(logging.StreamHandler(own))
+    logger.setLevel("DEBUG")
+    logger.propagate = False
+    log.adopt("adopted.example")
+    log.adopt("adopted.example")
+    logging.getLogger("adopted.example.child").info("below our level")
+    logging.getLogger("adopted.example.child").warning("one", extra={"more": 1})
+    logging.getLogger().handlers.insert(0, FailingHandler())
+    logging.getLogger("adopted.example.child").error("nobody fails")
+    assert [(line["event"], line["level"], line["more"]) for line in lines(stream)] == [("one", "warning", 1)]
+    assert own.getvalue() == ""
+
+
 @pytest.mark.parametrize("inner_first", [True, False])
 def test_two_applications_in_one_process_contain_a_logger_without_doubling_or_losing_events(configure, inner_first):
     stream = configure()

@@ -27,7 +27,7 @@ class Greeter(Middleware):
         await ctx.set_state("greeted", {"name": context.message.params.client_info.name, "in": ctx.session_id})
         return await call_next(context)
 
-    async def on_request(self, context: Any, call_next: Any) -> Any:
+    async def on_message(self, context: Any, call_next: Any) -> Any:
         if context.method == "logging/setLevel":
             await state.current().update(lambda data: data.update(level=context.message["level"]))
         return await call_next(context)
