@@ -11,7 +11,7 @@ from typing import Any, Final
 import mcp_types as types
 import pytest
 
-from tests.integration.cluster import Cluster, Front, answer_to, client_through, cluster_on, front_of
+from tests.integration.cluster import Cluster, Front, answer_to, client_through, cluster_on
 from tests.integration.conftest import Events, Server, StartServer, Wire, until, wire_to
 from tests.integration.test_sdk_client import Inbox, text
 
@@ -31,13 +31,6 @@ UPDATED: Final = "notifications/resources/updated"
 @pytest.fixture(scope="module")
 def cluster() -> Generator[Cluster]:
     with cluster_on("redis", app=f"{CHANGING}:server") as cluster:
-        yield cluster
-
-
-@pytest.fixture(scope="module")
-def catalogue() -> Generator[Cluster]:
-    """Processes with a low-level server."""
-    with cluster_on("sqlite", size=2, app=f"{CHANGING}:lowlevel") as cluster:
         yield cluster
 
 
@@ -127,27 +120,6 @@ async def test_a_session_that_a_task_keeps_in_mind_is_told_wherever_it_listens(w
     first.signal(signal.SIGRTMIN)  # it is told no more, and nothing fails: the fixture looks at the log
 
 
-async def test_a_changed_resource_is_told_to_those_who_subscribed_to_it(catalogue: Cluster) -> None:
-    async with front_of(catalogue) as front, wire_to(front) as wire:
-        first, second = front.servers
-        await wire.open()
-        other, former = await wire.fork().open(), await wire.fork().open()
-        for each, method in ((wire, "subscribe"), (former, "subscribe"), (former, "unsubscribe")):
-            answer = await answer_to(each.at(first), each.request(f"resources/{method}", {"uri": CHANGED}))
-            assert answer["result"] == {}
-        async with (
-            wire.at(first).listen() as events,
-            other.at(first).listen() as others,
-            former.at(second).listen() as formers,
-        ):
-            for server in (second, first):  # the first of them has never met the session
-                server.signal(signal.SIGUSR2)
-                assert [await heard(events) for _ in range(2)] == [RESOURCES, CHANGED]
-            server = second
-            for stream in (others, formers):
-                assert [await heard(stream) for _ in range(2)] == [RESOURCES, RESOURCES]
-
-
 async def test_a_server_that_starts_with_other_tools_says_so_to_the_sessions_that_there_are(
     start_server: StartServer, tmp_path: Path
 ) -> None:
@@ -161,22 +133,7 @@ async def test_a_server_that_starts_with_other_tools_says_so_to_the_sessions_tha
                         assert await heard(events) == TOOLS
 
 
-# ---------------------------------------------------------------- lists and completion
-
-
-async def test_pages_of_one_list_come_from_different_processes(catalogue: Cluster) -> None:
-    async with front_of(catalogue) as front, client_through(front) as client:
-        names: list[str] = []
-        processes: set[str | None] = set()
-        cursor = None
-        while True:
-            page = await client.list_tools(cursor=cursor)
-            names += [tool.name for tool in page.tools]
-            processes |= {tool.description for tool in page.tools}
-            if (cursor := page.next_cursor) is None:
-                break
-        assert names == ["tool-0", "tool-1", "tool-2", "tool-3", "routed"]
-        assert processes == {str(server.pid) for server in front.servers}
+# ---------------------------------------------------------------- completion
 
 
 async def test_completion_is_the_same_in_every_process(wire: Wire, front: Front) -> None:
