@@ -23,7 +23,6 @@ from mcp.shared.inbound import (
     InboundModernRoute,
     classify_inbound_request,
     find_duplicated_routing_header,
-    find_invalid_x_mcp_header,
     unsupported_protocol_version_rejection,
     validate_mcp_param_headers,
     x_mcp_header_map,
@@ -326,7 +325,7 @@ class StatelessEra:
         except Exception:
             _log.exception("param_headers.unchecked", hint="the tool's schema could not be read")
             return None
-        if schema is None or find_invalid_x_mcp_header(schema) is not None:
+        if schema is None:
             return None
         recognized = {f"{_PARAM_PREFIX}{token.lower()}" for token in x_mcp_header_map(schema).values()}
         unsafe = _unsafe_header(inbound, recognized)
