@@ -59,7 +59,7 @@ class FastMCPState:
         owner, _, name = key.partition(":")
         if owner in _OUTLIVING:
             record = await here.manager.find_named(self._record(key))
-            return copy.deepcopy(dict(record.state)) if record is not None else None
+            return dict(record.state) if record is not None else None
         session = here.session
         if session is None or session.key != owner:
             return copy.deepcopy(self._values(here.kept.get(owner, {})).get(name))

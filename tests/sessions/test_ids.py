@@ -9,6 +9,7 @@ import re
 import pytest
 
 from mcp_tornado.sessions import is_well_formed, new_session_id, session_key, short_key
+from mcp_tornado.sessions.ids import named_key
 
 
 def test_an_id_is_32_bytes_as_43_characters_of_base64url():
@@ -83,6 +84,17 @@ def test_every_well_formed_id_has_a_key_of_43_characters():
 def test_a_key_used_as_an_id_leads_to_another_key():
     key = session_key(new_session_id())
     assert session_key(key) != key
+
+
+def test_no_id_has_the_key_of_a_name():
+    for name in ("x", "", "ä", "\udc80", "x" * 1000):
+        key = named_key(name)
+        assert re.fullmatch(r"[A-Za-z0-9_-]{43}", key)
+        assert name == "" or not name.isascii() or key != session_key(name)
+    # printf ' abc' | sha256sum
+    digest = bytes.fromhex("d92b1cb3a32147b86a4db0647e4bf6eda6cf160fd3b2da264c5b088c9f9ccbfa")
+    assert named_key("abc") == base64.urlsafe_b64encode(digest).decode().rstrip("=")
+    assert not is_well_formed(" abc")
 
 
 def test_what_may_be_shown_of_a_key_is_its_first_8_characters():

@@ -491,6 +491,53 @@ async def test_the_size_of_state_counts_bytes_and_not_characters(make_manager, n
         await manager.update_state(session.key, lambda state: state.update(a="ä" * 60))
 
 
+async def test_what_the_server_keeps_stands_beside_the_state_with_the_same_limit(make_manager, new, store):
+    manager = make_manager(max_state_bytes=100)
+    session_id, session = await new(manager, server_state={"kept": 1})
+    assert session.server_state == {"kept": 1}
+    await manager.update_state(session.key, lambda state: state.update(a="x" * 90))
+    changed = await manager.update_server_state(session.key, lambda state: state.update(kept="y" * 80))
+    with pytest.raises(StateTooLarge):
+        await manager.update_server_state(session.key, lambda state: state.update(more="y"))
+    await manager.update_state(session.key, dict.clear)
+    stored = await manager.validate(session_id)
+    assert (stored.state, stored.server_state) == ({}, changed.server_state)
+    assert changed.server_state == {"kept": "y" * 80}
+
+
+# What a server keeps under a name
+
+
+async def test_what_is_kept_under_a_name_is_found_until_it_is_removed(manager, store):
+    client = ClientInfo(remote_addr="192.0.2.1")
+    assert await manager.find_named("a name") is None
+    for number in range(2):
+        await manager.put_named("a name", {"n": number}, client=client, principal="ann")
+    await manager.put_named("another", {}, client=client)
+    found = await manager.find_named("a name")
+    assert (found.state, found.client, found.principal, found.is_handle) == ({"n": 1}, client, "ann", True)
+    assert await manager.delete_named("a name") is True
+    assert await manager.delete_named("a name") is False
+    assert await manager.find_named("a name") is None
+    assert await manager.count() == 1
+
+
+async def test_reading_it_keeps_it_alive_and_writes_only_after_the_touch_interval(manager, store, clock):
+    await manager.put_named("a name", {}, client=ClientInfo())
+    for _ in range(9):
+        clock.advance(5)
+        assert await manager.find_named("a name") is not None
+    assert store.calls["touch"] == 4
+    clock.advance(111)
+    assert await manager.find_named("a name") is None
+
+
+async def test_a_name_whose_record_is_taken_and_gone_in_turn_ends_as_a_conflict(manager, store):
+    store.fail("create", DuplicateSession())
+    error = await refused(manager.put_named("a name", {}, client=ClientInfo()))
+    assert error.code == "SESSION_CONFLICT"
+
+
 # Caps
 
 
@@ -638,6 +685,14 @@ async def test_a_taken_key_is_tried_again_with_another_id(manager, new, store, m
     assert await manager.validate(session_id) == session
 
 
+async def test_an_id_that_was_made_before_is_used_or_refused(manager, new):
+    made = manager.new_id()
+    session_id, session = await new(manager, session_id=made)
+    assert (session_id, session.key) == (made, session_key(made))
+    assert (await refused(new(manager, session_id=made))).code == "SESSION_CREATION_FAILED"
+    assert await manager.validate(made) == session
+
+
 async def test_keys_that_stay_taken_end_in_creation_failed(manager, store, new, sample):
     store.fail("create", DuplicateSession())
     error = await refused(new(manager))
@@ -653,6 +708,8 @@ async def test_an_operating_system_without_random_numbers_ends_in_creation_faile
     monkeypatch.setattr(manager_module, "new_session_id", no_entropy)
     error = await refused(new(manager))
     assert (error.code, error.status) == ("SESSION_CREATION_FAILED", 500)
+    with pytest.raises(SessionError):
+        manager.new_id()
     assert store.calls["create"] == 0
 
 
