@@ -113,12 +113,13 @@ def contained(name: str) -> Generator[None]:
 
 
 def adopt(name: str) -> None:
-    """Send what a library logs through handlers of its own the way of everybody else's, from now on.
+    """Send what a library logs through handlers of its own the way of everybody else's, from the same level up.
 
-    Its level is ours, and no log handler fails who logs. It is for the process that owns the terminal.
+    No log handler fails who logs. It is for the process that owns the terminal, after `configure`.
     """
     logger = logging.getLogger(name)
-    logger.handlers[:] = [_CONTAINING]
+    # The level of the handler, too: a library may lower the level of a record on its way.
+    logger.handlers[:] = [_Containing(logging.getLogger().level)]
     logger.propagate = False
     logger.setLevel(logging.NOTSET)
 

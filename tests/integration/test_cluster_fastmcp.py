@@ -12,6 +12,7 @@ import pytest
 from fastmcp import Client
 from fastmcp.client.elicitation import ElicitResult
 from fastmcp.exceptions import ToolError
+from mcp_types import Implementation
 
 from tests.integration.cluster import Cluster, Front, cluster_on
 from tests.integration.conftest import DEADLINE, STATELESS, Wire, wire_to
@@ -35,7 +36,8 @@ def cluster(request: pytest.FixtureRequest) -> Generator[Cluster]:
 @asynccontextmanager
 async def client_of(front: Front, mode: Any = "legacy", **handlers: Any) -> AsyncGenerator[Client[Any]]:
     """Give a client of FastMCP's."""
-    async with asyncio.timeout(2 * DEADLINE), Client(front.url, mode=mode, timeout=DEADLINE, **handlers) as client:
+    handlers = {"timeout": DEADLINE, "client_info": Implementation(name="somebody", version="1"), **handlers}
+    async with asyncio.timeout(2 * DEADLINE), Client(front.url, mode=mode, **handlers) as client:
         yield client
 
 
@@ -138,7 +140,7 @@ async def test_a_server_mounted_later_has_it_too(front: Front, wire: Wire) -> No
 
 async def test_what_is_kept_while_shaking_hands_is_the_sessions(client: Client[Any]) -> None:
     greeted = await look(client, "greeted")
-    assert greeted["name"] == "fastmcp"
+    assert greeted["name"] == "somebody"
     assert {greeted["in"]} == {await call(client, "session_of") for _ in range(2)}
 
 
