@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -158,3 +159,29 @@ def test_a_tool_keeps_state_in_the_session_and_behind_a_handle(directory: Path, 
         handle = call("new_list")
         assert call("note", handle=handle, item="bread") == "bread"
         assert "no state with this handle" in call("note", handle="nonsense", item="bread")
+
+
+def test_a_fastmcp_server_keeps_what_it_keeps_for_a_client_when_the_process_ends(directory: Path, port: int) -> None:
+    serve = block("sh", "serve basket.py:server")
+    command = [*shlex.split(serve), "--port", str(port), "--store", "sqlite:///baskets.db"]
+    headers = {"Accept": "application/json, text/event-stream"}
+
+    def result(origin: str, method: str, **params: object) -> dict[str, Any]:
+        message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        answer = httpx.post(f"{origin}/mcp", json=message, headers=headers, timeout=DEADLINE)
+        return json.loads(re.findall(r"^(?:data: )?({.*})$", answer.text, re.MULTILINE)[-1])["result"]
+
+    def call(origin: str, tool: str, **arguments: str) -> str:
+        return result(origin, "tools/call", name=tool, arguments=arguments)["content"][0]["text"]
+
+    with serving(command, directory, port, stop=signal.SIGKILL) as origin:
+        headers["Mcp-Session-Id"] = httpx.post(f"{origin}/mcp/session").headers["Mcp-Session-Id"]
+        assert call(origin, "add", item="tea") == "tea"
+        session_id = call(origin, "create_session")
+        assert call(origin, "note", session_id=session_id, text="buy milk") == "buy milk"
+    with serving(command, directory, port) as origin:
+        assert call(origin, "add", item="milk") == "tea, milk"
+        assert call(origin, "note", session_id=session_id, text="and bread") == "buy milk, and bread"
+        assert call(origin, "quiet") == "quiet"
+        shown = {tool["name"] for tool in result(origin, "tools/list")["tools"]}
+        assert shown == {"quiet", "create_session", "end_session"}

@@ -119,6 +119,13 @@ async def mount_late() -> str:
 
 
 @fast.tool
+async def grow(name: str, ctx: Context) -> str:
+    fast.tool(lambda: name, name=name)
+    await ctx.send_notification(types.ToolListChangedNotification())
+    return "grown"
+
+
+@fast.tool
 async def beside(ctx: Context) -> Any:
     """Keep something both ways, and look at what the one sees and does of the other."""
     await ctx.set_state("n", 1)

@@ -12,9 +12,9 @@ import pytest
 from fastmcp import Client
 from fastmcp.client.elicitation import ElicitResult
 from fastmcp.exceptions import ToolError
-from mcp_types import Implementation
+from mcp_types import METHOD_NOT_FOUND, Implementation
 
-from tests.integration.cluster import Cluster, Front, cluster_on
+from tests.integration.cluster import Cluster, Front, answer_to, cluster_on
 from tests.integration.conftest import DEADLINE, STATELESS, Wire, wire_to
 
 pytestmark = [
@@ -316,6 +316,22 @@ async def test_the_client_hears_from_the_level_up_that_it_has_set(front: Front) 
             await call(client, "say", text=f"{number}")
         assert [each.data["msg"] for each in said] == [f"warning {number}" for number in range(4)]
         assert len({each.data["extra"]["pid"] for each in said}) == 2
+
+
+async def test_a_tool_that_is_added_while_it_runs_is_there_at_once_and_the_client_told(
+    front: Front, wire: Wire
+) -> None:
+    for server in front.servers:
+        at = wire.at(server)
+        async with at.stream(at.call("grow", name="new")) as events:
+            told = [frame.message.get("method") for frame in await events.rest() if frame.message is not None]
+        assert told == ["notifications/tools/list_changed", None]
+        assert await at.tool("new") == "new"
+
+
+async def test_fastmcp_has_no_subscriptions_and_says_so(wire: Wire) -> None:
+    answer = await answer_to(wire, wire.request("resources/subscribe", {"uri": "memo://fixed/list"}))
+    assert answer["error"]["code"] == METHOD_NOT_FOUND
 
 
 async def test_a_tool_reports_progress_and_sees_the_lifespan(client: Client[Any], stateless: Client[Any]) -> None:
