@@ -67,7 +67,8 @@ def inspector(*arguments: str) -> list[str]:
 # ---------------------------------------------------------------- what they are started before
 
 
-cluster_of_app = partial(cluster_on, "redis", app=f"{HERE / 'app.py'}:server")
+# A machine may be so busy that Redis does not answer in time: then clients must get the same all the same.
+cluster_of_app = partial(cluster_on, "redis", app=f"{HERE / 'app.py'}:server", expected=["store.error"])
 
 
 @pytest.fixture(scope="module")
