@@ -141,7 +141,8 @@ def _server_to_serve(name: str) -> object:
         os.environ.pop(_FASTMCP_LOGS, None)  # the programs that the server starts log as they like
         if told is not None:
             os.environ[_FASTMCP_LOGS] = told
-    log.adopt(_FASTMCP_LOGGER)
+    # At DEBUG it logs the arguments of calls, which may be handles, or secrets of the user's.
+    log.adopt(_FASTMCP_LOGGER, lowest=log.INFO)
     return server
 
 

@@ -112,16 +112,21 @@ def contained(name: str) -> Generator[None]:
             logger.propagate = True
 
 
-def adopt(name: str) -> None:
-    """Send what a library logs through handlers of its own the way of everybody else's, from the same level up.
+def adopt(name: str, lowest: int) -> None:
+    """Send what a library logs through handlers of its own the way of everybody else's.
 
     No log handler fails who logs. It is for the process that owns the terminal, after `configure`.
+
+    Args:
+        name: The library's logger.
+        lowest: What is below this level is never logged, whatever `configure` was told.
     """
+    level = max(lowest, logging.getLogger().level)
     logger = logging.getLogger(name)
     # The level of the handler, too: a library may lower the level of a record on its way.
-    logger.handlers[:] = [_Containing(logging.getLogger().level)]
+    logger.handlers[:] = [_Containing(level)]
     logger.propagate = False
-    logger.setLevel(logging.NOTSET)
+    logger.setLevel(level)
 
 
 def configure(level: str = "INFO", log_format: LogFormat = "auto") -> None:

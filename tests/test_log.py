@@ -300,8 +300,8 @@ def test_what_a_library_logs_through_handlers_of_its_own_goes_our_way_once_it_is
     logger.addHandler(logging.StreamHandler(own))
     logger.setLevel("DEBUG")
     logger.propagate = False
-    log.adopt("adopted.example")
-    log.adopt("adopted.example")
+    for _ in range(2):
+        log.adopt("adopted.example", lowest=log.INFO)
     logging.getLogger("adopted.example.child").info("below our level")
     lowered = logging.getLogger("adopted.example.lowered")
     lowered.addFilter(lambda record: setattr(record, "levelno", logging.DEBUG) is None)
@@ -311,6 +311,14 @@ def test_what_a_library_logs_through_handlers_of_its_own_goes_our_way_once_it_is
     logging.getLogger("adopted.example.child").error("nobody fails")
     assert [(line["event"], line["level"], line["more"]) for line in lines(stream)] == [("one", "warning", 1)]
     assert own.getvalue() == ""
+
+
+def test_an_adopted_library_logs_nothing_below_its_lowest_level(configure):
+    stream = configure("DEBUG")
+    log.adopt("adopted.example", lowest=log.INFO)
+    logging.getLogger("adopted.example.child").debug("a secret")
+    logging.getLogger("adopted.example.child").info("no secret")
+    assert [line["event"] for line in lines(stream)] == ["no secret"]
 
 
 @pytest.mark.parametrize("inner_first", [True, False])
