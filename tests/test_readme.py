@@ -185,3 +185,15 @@ def test_a_fastmcp_server_keeps_what_it_keeps_for_a_client_when_the_process_ends
         assert call(origin, "quiet") == "quiet"
         shown = {tool["name"] for tool in result(origin, "tools/list")["tools"]}
         assert shown == {"quiet", "create_session", "end_session"}
+
+
+def test_what_has_changed_reaches_a_session(directory: Path, port: int) -> None:
+    command = [*shlex.split(block("sh", "serve menu.py:server")), "--port", str(port)]
+    with serving(command, directory, port) as origin:
+        headers = {"Mcp-Session-Id": httpx.post(f"{origin}/mcp/session").headers["Mcp-Session-Id"]}
+        (directory / "kitchen-is-open").touch()
+        received = httpx.get(f"{origin}/mcp/receive?wait={DEADLINE:g}", headers=headers, timeout=2 * DEADLINE).json()
+        assert [event["message"]["method"] for event in received["events"]] == ["notifications/tools/list_changed"]
+        headers["Accept"] = "application/json, text/event-stream"
+        message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+        assert "dish_of_the_day" in httpx.post(f"{origin}/mcp", json=message, headers=headers, timeout=DEADLINE).text
