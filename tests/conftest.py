@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Final
 
 import psutil
@@ -12,6 +12,9 @@ import pytest
 import structlog
 
 from mcp_tornado import log
+from mcp_tornado.metrics import Metrics
+from mcp_tornado.sessions import SessionManager, SessionRules, SessionStore
+from mcp_tornado.testing import FakeClock
 
 DID_NOT_RUN: Final = "did not run: "
 """How the reason begins for which tests are skipped that need a server which is not there."""
@@ -21,6 +24,29 @@ DID_NOT_RUN: Final = "did not run: "
 def anyio_backend() -> str:
     """Asynchronous tests run on asyncio: that is what Tornado runs on."""
     return "asyncio"
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """The time, which moves when it is told to."""
+    return FakeClock()
+
+
+@pytest.fixture
+def make_manager(store: SessionStore, clock: FakeClock) -> Callable[..., SessionManager]:
+    """Make what one process has, on the `store` that all share."""
+
+    def make(**rules: int) -> SessionManager:
+        given = {"idle_timeout": 100, "lifetime": 1000, "touch_interval": 10, **rules}
+        return SessionManager(store, SessionRules(**given), clock=clock, metrics=Metrics("1"))
+
+    return make
+
+
+@pytest.fixture
+def manager(make_manager: Callable[..., SessionManager]) -> SessionManager:
+    """The sessions of one process."""
+    return make_manager()
 
 
 @pytest.fixture

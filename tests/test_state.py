@@ -41,30 +41,9 @@ INBOUND = InboundRequest(
 
 
 @pytest.fixture
-def clock():
-    return FakeClock()
-
-
-@pytest.fixture
 async def store(anyio_backend, clock):
     async with MemoryStore(clock) as store:
         yield store
-
-
-@pytest.fixture
-def make_manager(store, clock):
-    """Make what one process has, on the store that all share."""
-
-    def make(**rules):
-        given = {"idle_timeout": 100, "lifetime": 1000, "touch_interval": 10, **rules}
-        return SessionManager(store, SessionRules(**given), clock=clock, metrics=Metrics("1"))
-
-    return make
-
-
-@pytest.fixture
-def manager(make_manager):
-    return make_manager()
 
 
 async def new_session(manager, principal=None):

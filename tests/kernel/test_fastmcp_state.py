@@ -16,19 +16,15 @@ from mcp_tornado import state
 from mcp_tornado.kernel import InboundRequest, ambient
 from mcp_tornado.kernel.fastmcp_servers import keep_state_with_sessions
 from mcp_tornado.kernel.fastmcp_state import FastMCPState
-from mcp_tornado.metrics import Metrics
 from mcp_tornado.sessions import (
     ClientInfo,
     ErrorCode,
     SessionError,
-    SessionManager,
-    SessionRules,
     StateTooLarge,
     StoreUnavailable,
 )
 from mcp_tornado.sessions.ids import named_key
 from mcp_tornado.stores.memory import MemoryStore
-from mcp_tornado.testing import FakeClock
 
 pytestmark = pytest.mark.anyio
 
@@ -63,30 +59,9 @@ class CountingStore(MemoryStore):
 
 
 @pytest.fixture
-def clock():
-    return FakeClock()
-
-
-@pytest.fixture
 async def store(anyio_backend, clock):
     async with CountingStore(clock) as store:
         yield store
-
-
-@pytest.fixture
-def make_manager(store, clock):
-    """Make what one process has, on the store that all share."""
-
-    def make(**rules):
-        given = {"idle_timeout": 100, "lifetime": 1000, "touch_interval": 10, **rules}
-        return SessionManager(store, SessionRules(**given), clock=clock, metrics=Metrics("1"))
-
-    return make
-
-
-@pytest.fixture
-def manager(make_manager):
-    return make_manager()
 
 
 @pytest.fixture
