@@ -43,7 +43,7 @@ javascript: $(VENV)/.test
 	@$(BIN)/python -m tests.javascript.tools || echo "without them, their tests are left out"
 
 test: servers javascript  ## Install what tests need, servers included, and run them
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 $(VENV)-mcp1/.installed: | $(BIN)/python
 	@$(PYTHON) -m venv $(VENV)-mcp1 && $(VENV)-mcp1/bin/python -m pip install --quiet "mcp<2" && touch $@ || \

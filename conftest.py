@@ -15,8 +15,8 @@ _DID_NOT_RUN: Final = "did not run: "
 """How the reason begins for which tests are skipped that need a server which is not there."""
 _DEPLOYMENTS: Final = ("TEST_MONGODB_URL", "TEST_REDIS_URL")
 
-_contract_of: Final[dict[str, str]] = {}
-"""The store whose contract a test belongs to, by the test's id."""
+_CONTRACT: Final = "contract"
+"""The property of a test which says whose contract it belongs to; it comes along where tests run in other processes."""
 _ran: Final[Counter[str]] = Counter()
 _missing: Final[Counter[str]] = Counter()
 
@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         kind = getattr(item, "cls", None)
         if kind is not None and issubclass(kind, StoreContract):
-            _contract_of[item.nodeid] = re.sub("^Test|(Sessions|Events)$", "", kind.__name__)
+            item.user_properties.append((_CONTRACT, re.sub("^Test|(Sessions|Events)$", "", kind.__name__)))
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
@@ -37,8 +37,8 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Count."""
     _note_skip(report)
-    if report.when == "call" and not report.skipped and report.nodeid in _contract_of:
-        _ran[_contract_of[report.nodeid]] += 1
+    if report.when == "call" and not report.skipped:
+        _ran.update(str(store) for name, store in report.user_properties if name == _CONTRACT)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
