@@ -23,6 +23,8 @@ _log = get_logger(__name__)
 
 _PAGE: Final = 100
 """How many sessions are read from the store at once."""
+_LONGEST_PAUSE: Final = 5.0
+"""Seconds between two walks at the most: one may have waited for the store for long."""
 
 
 def announcing(server: Server[Any]) -> InitializationOptions:
@@ -40,8 +42,8 @@ class Announcements:
     where the store was away: an event says that something has changed, not what.
 
     Whoever publishes waits for nothing. One session is told after the other, to leave the store to the requests, and
-    a walk through the sessions is followed by a pause of the same length; what is published meanwhile is told by the
-    next walk, each event once.
+    a walk through the sessions is followed by a pause as long, within limits; what is published meanwhile is told by
+    the next walk, each event once.
 
     Args:
         server: What publishes.
@@ -79,7 +81,7 @@ class Announcements:
                 _log.exception("announcements.failed", events=len(events))
             if not self._untold:
                 self._told.set()
-            await asyncio.sleep(time.monotonic() - began)
+            await asyncio.sleep(min(time.monotonic() - began, _LONGEST_PAUSE))
 
     async def all_told(self) -> None:
         """See `Teller.all_told`."""

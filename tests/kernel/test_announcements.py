@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import mcp_types as types
@@ -173,6 +175,21 @@ async def test_while_the_store_is_away_it_is_waited_for(process: Process) -> Non
     process.store.away_for = 1
     await process.bus.publish(ToolsListChanged())
     assert [await process.told(key) for key in keys] == [["tools/list_changed"]] * 3
+
+
+async def test_after_a_walk_that_took_very_long_the_next_change_is_told_soon(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So long does a walk take that has to wait for a store which is away."""
+    hours = itertools.count(step=3600)
+    clock = SimpleNamespace(monotonic=lambda: next(hours))
+    monkeypatch.setattr("mcp_tornado.kernel.announcements.time", clock)
+    monkeypatch.setattr("mcp_tornado.kernel.announcements._LONGEST_PAUSE", 0.1)
+    key = await process.session()
+    await process.bus.publish(ToolsListChanged())
+    assert await process.told(key) == ["tools/list_changed"]
+    await process.bus.publish(PromptsListChanged())
+    assert await process.told(key) == ["tools/list_changed", "prompts/list_changed"]
 
 
 async def test_a_session_that_ends_meanwhile_keeps_nobody_from_being_told(process: Process) -> None:
