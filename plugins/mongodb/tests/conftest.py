@@ -85,7 +85,7 @@ def clock():
     return FakeClock()
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def nothing_is_left_behind():
     """No process and no socket outlives the tests that made it."""
 
@@ -103,7 +103,7 @@ def nothing_is_left_behind():
     assert held() - before == set()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def nx_server(tmp_path_factory, nothing_is_left_behind):
     program = shutil.which("nx-27017", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     if program is None:

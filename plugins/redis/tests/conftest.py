@@ -242,7 +242,7 @@ def eventually():
     return eventually_holds
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def nothing_is_left_behind():
     """No process and no socket outlives the tests that made it."""
     this = psutil.Process()
@@ -256,7 +256,7 @@ def nothing_is_left_behind():
     assert held() - before == set()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def program():
     """Find redis-server."""
     found = shutil.which("redis-server")
@@ -265,7 +265,7 @@ def program():
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def make_directory(tmp_path_factory):
     """Make a directory for a server's data: in memory if that can be had, since a busy disk takes seconds to sync."""
     memory = Path("/dev/shm")
@@ -289,14 +289,14 @@ def start_server(program, make_directory):
         yield start
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_server(program, make_directory, nothing_is_left_behind):
     server = RedisServer(program, make_directory())
     yield server
     server.kill()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_tls_server(program, make_directory, nothing_is_left_behind):
     try:
         server = TLSRedisServer(program, make_directory())
