@@ -6,9 +6,11 @@ BIN := $(VENV)/bin
 PLUGINS := plugins/sqlite plugins/redis plugins/mongodb
 PROJECTS := pyproject.toml $(PLUGINS:%=%/pyproject.toml)
 EDITABLE := --editable . $(PLUGINS:%=--editable %)
+OR_SAY_SO := || { echo "what Python needs could not be installed: is there a network? It comes from PyPI"; exit 1; }
 PLUGIN_GROUPS := $(PLUGINS:%=--group %/pyproject.toml:test)
 
 .DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
 .PHONY: help serve servers javascript test clients conformance chaos check bench lowest format clean
 
 help:  ## Show this list
@@ -17,18 +19,18 @@ help:  ## Show this list
 $(BIN)/python:
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python …"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	@$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1" $(OR_SAY_SO)
 
 $(VENV)/.serve: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable .
+	@$(BIN)/python -m pip install --quiet --editable . $(OR_SAY_SO)
 	@touch $@
 
 $(VENV)/.test: $(PROJECTS) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet $(EDITABLE) --group test $(PLUGIN_GROUPS)
+	@$(BIN)/python -m pip install --quiet $(EDITABLE) --group test $(PLUGIN_GROUPS) $(OR_SAY_SO)
 	@touch $@
 
 $(VENV)/.dev: $(PROJECTS) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet $(EDITABLE) --group dev $(PLUGIN_GROUPS)
+	@$(BIN)/python -m pip install --quiet $(EDITABLE) --group dev $(PLUGIN_GROUPS) $(OR_SAY_SO)
 	@touch $@
 
 serve: $(VENV)/.serve  ## Install, and serve the demo at http://127.0.0.1:8000/mcp
@@ -40,7 +42,7 @@ servers:
 		echo "redis-server is not installed, and cannot be installed from here: its tests are left out"
 
 javascript: $(VENV)/.test
-	@$(BIN)/python -m tests.javascript.tools || echo "without them, their tests are left out"
+	@$(BIN)/python -m tests.javascript.tools || echo "without them, what needs them is left out"
 
 test: servers javascript  ## Install what tests need, servers included, and run them
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -44,13 +44,14 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Say it, as the last thing."""
     terminal = config.pluginmanager.get_plugin("terminalreporter")
-    if terminal is None or not _ran:
+    if terminal is None:
         return
-    counts = ", ".join(f"{store} {count}" for store, count in sorted(_ran.items()))
-    terminal.write_line(f"contract tests run: {counts}")
-    unset = [name for name in _DEPLOYMENTS if name not in os.environ]
-    if unset:
-        terminal.write_line(f"no deployment of yours was tested: {', '.join(unset)} not set")
+    if _ran:
+        counts = ", ".join(f"{store} {count}" for store, count in sorted(_ran.items()))
+        terminal.write_line(f"contract tests run: {counts}")
+        unset = [name for name in _DEPLOYMENTS if name not in os.environ]
+        if unset:
+            terminal.write_line(f"no deployment of yours was tested: {', '.join(unset)} not set")
     if _missing:
         reasons = "; ".join(f"{reason} ({count} tests)" for reason, count in sorted(_missing.items()))
         terminal.write_line(f"{_DID_NOT_RUN}{reasons}")

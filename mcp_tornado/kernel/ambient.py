@@ -28,6 +28,9 @@ class Ambient:
     """What the server's framework keeps for this message alone, by whose it says that it is: each has the form of
     `Session.server_state`."""
 
+    found: set[str] = field(default_factory=set[str])
+    """What outlives messages and was found for this one, by its key: if it ends meanwhile, it is not to come back."""
+
     def saw(self, session: Session) -> None:
         """Note what a session is now, where it is this one; of two who read at once, the older answer may come last."""
         known = self.session

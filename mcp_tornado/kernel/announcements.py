@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -23,6 +24,8 @@ _log = get_logger(__name__)
 
 _PAGE: Final = 100
 """How many sessions are read from the store at once."""
+_SHORTEST_PAUSE: Final = 1.0
+"""Seconds between two walks at the least: what changes all the time does not push everything else out of the logs."""
 _LONGEST_PAUSE: Final = 5.0
 """Seconds between two walks at the most: one may have waited for the store for long."""
 
@@ -59,6 +62,7 @@ class Announcements:
         self._noted = asyncio.Event()
         self._told = asyncio.Event()
         self._told.set()
+        self._hurried = asyncio.Event()
 
     def take(self, event: ServerEvent) -> None:
         """See `Teller.take`."""
@@ -81,10 +85,14 @@ class Announcements:
                 _log.exception("announcements.failed", events=len(events))
             if not self._untold:
                 self._told.set()
-            await asyncio.sleep(min(time.monotonic() - began, _LONGEST_PAUSE))
+            pause = min(max(time.monotonic() - began, _SHORTEST_PAUSE), _LONGEST_PAUSE)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._hurried.wait()
 
     async def all_told(self) -> None:
         """See `Teller.all_told`."""
+        self._hurried.set()
         await self._told.wait()
 
     async def _walk(self, events: Sequence[ServerEvent]) -> None:

@@ -37,6 +37,7 @@ def low_level_server(server: FastMCP[Any]) -> Server[Any]:
     low_level: Server[Any] = server._mcp_server  # pyright: ignore[reportPrivateUsage]
     if not any(isinstance(middleware, _CameByHTTP) for middleware in low_level.middleware):
         low_level.middleware.insert(0, _CameByHTTP(server))
+    keep_state_with_sessions(server)  # now too: a lifespan may call a server, which then makes a store of its own
     return low_level
 
 

@@ -59,7 +59,10 @@ class FastMCPState:
         owner, _, name = key.partition(":")
         if owner in _OUTLIVING:
             record = await here.manager.find_named(self._record(key))
-            return dict(record.state) if record is not None else None
+            if record is None:
+                return None
+            here.found.add(key)
+            return dict(record.state)
         session = here.session
         if session is None or session.key != owner:
             return copy.deepcopy(self._values(here.kept.get(owner, {})).get(name))
@@ -71,6 +74,8 @@ class FastMCPState:
         self, key: str, value: Mapping[str, Any], *, collection: str | None = None, ttl: SupportsFloat | None = None
     ) -> None:
         """Keep a value; what is kept under other keys meanwhile is not lost.
+
+        A session of FastMCP's that this request has found and that another one has ended is not brought back.
 
         Raises:
             StateTooLarge: It would be more than `sessions.max_state_bytes`.
@@ -84,7 +89,11 @@ class FastMCPState:
         change = partial(self._put, name, dict(value))
         if owner in _OUTLIVING:
             record = self._record(key)
-            await here.manager.put_named(record, dict(value), client=here.client(), principal=here.principal)
+            if key in here.found:
+                await here.manager.update_named(record, dict(value))
+            else:
+                await here.manager.put_named(record, dict(value), client=here.client(), principal=here.principal)
+                here.found.add(key)
         elif _is_session(owner, here):
             here.saw(await here.manager.update_server_state(owner, change))
         else:
@@ -103,6 +112,7 @@ class FastMCPState:
             return await self._memory.delete(key, collection=collection)
         owner, _, name = key.partition(":")
         if owner in _OUTLIVING:
+            here.found.discard(key)
             return await here.manager.delete_named(self._record(key))
         if not _is_session(owner, here):
             return self._values(here.kept.get(owner, {})).pop(name, None) is not None

@@ -45,7 +45,7 @@ class Teller(Protocol):
         ...
 
     async def all_told(self) -> None:
-        """Return once nothing is left to be told."""
+        """Return once nothing is left to be told; there is no time to lose any more."""
         ...
 
 
@@ -88,10 +88,12 @@ class Published:
         try:
             yield
         finally:
-            with suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(_LAST_SECONDS):
                     for teller in self._tellers:
                         await teller.all_told()
+            except TimeoutError:
+                _log.warning("changes.untold", hint="what was published last has not reached everybody")
             for task in telling:
                 task.cancel()
             await asyncio.gather(*telling, return_exceptions=True)

@@ -206,10 +206,10 @@ class SessionManager:
             StateTooLarge: See `update_state`.
             SessionError: `SESSION_LIMIT_REACHED`, `SESSION_CONFLICT`, `STORE_UNAVAILABLE`.
         """
-        key, changes = named_key(name), {"state": self.checked_state(state)}
+        key = named_key(name)
         for _ in range(_CREATE_ATTEMPTS):
             try:
-                await self.update(key, lambda _: changes)
+                await self.update_named(name, state)
                 return
             except SessionError as error:
                 if error.code is not ErrorCode.SESSION_NOT_FOUND:
@@ -222,7 +222,7 @@ class SessionManager:
                     principal=principal,
                     protocol_version=HANDLE_VERSION,
                     initialized=True,
-                    state=changes["state"],
+                    state=self.checked_state(state),
                 )
                 return
             except DuplicateSession:
@@ -230,6 +230,16 @@ class SessionManager:
                 if await self.find(key) is None:
                     await self._guard.run("delete", self._store.delete(key))
         raise SessionError(ErrorCode.SESSION_CONFLICT)
+
+    async def update_named(self, name: str, state: dict[str, Any]) -> None:
+        """Keep a state in place of what is there under a name.
+
+        Raises:
+            StateTooLarge: See `update_state`.
+            SessionError: `SESSION_NOT_FOUND`: nothing is there any more; see `update`.
+        """
+        changes = {"state": self.checked_state(state)}
+        await self.update(named_key(name), lambda _: changes)
 
     async def delete_named(self, name: str) -> bool:
         """Remove what is kept under a name; say whether there was something.

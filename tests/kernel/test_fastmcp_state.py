@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 
 import pytest
-from fastmcp import FastMCP
+from fastmcp import Client, FastMCP
 from fastmcp.server.providers import AggregateProvider, FastMCPProvider
 from key_value.aio.protocols import AsyncKeyValue
 from key_value.aio.stores.memory import MemoryStore as OwnStore
@@ -14,7 +14,7 @@ from tornado.httputil import HTTPHeaders
 
 from mcp_tornado import state
 from mcp_tornado.kernel import InboundRequest, ambient
-from mcp_tornado.kernel.fastmcp_servers import keep_state_with_sessions
+from mcp_tornado.kernel.fastmcp_servers import keep_state_with_sessions, low_level_server
 from mcp_tornado.kernel.fastmcp_state import FastMCPState
 from mcp_tornado.sessions import (
     ClientInfo,
@@ -282,10 +282,35 @@ async def test_it_lives_as_long_as_it_is_used_until_its_lifetime_ends(kept, mana
             assert await kept.get("session:anon:1") == value(1)
         clock.advance(100)
         assert await kept.get("session:anon:1") is None
+    with ambient.without_session(manager, INBOUND):
         await kept.put("session:anon:1", value(2))  # before the first is swept
         assert await kept.get("session:anon:1") == value(2)
         clock.advance(111)
         assert await kept.get("session:anon:1") is None
+
+
+async def test_what_another_request_has_ended_does_not_come_back(kept, manager, make_manager):
+    key = "session:anon:1"
+    with ambient.without_session(manager, INBOUND):
+        await kept.put(key, value(1))
+    with ambient.without_session(manager, INBOUND):
+        assert await kept.get(key) == value(1)
+        with ambient.without_session(make_manager(), INBOUND):
+            assert await kept.delete(key) is True
+        for _ in range(2):
+            with pytest.raises(SessionError) as raised:
+                await kept.put(key, value(2))
+            assert raised.value.code is ErrorCode.SESSION_NOT_FOUND
+            assert await kept.get(key) is None
+
+
+async def test_what_a_request_has_ended_itself_it_may_begin_anew(kept, manager):
+    with ambient.without_session(manager, INBOUND):
+        await kept.put("user:abc:", value(1))
+        assert await kept.get("user:abc:") == value(1)
+        assert await kept.delete("user:abc:") is True
+        await kept.put("user:abc:", value(2))
+        assert await kept.get("user:abc:") == value(2)
 
 
 async def test_it_counts_as_a_session_once(kept, make_manager):
@@ -368,6 +393,20 @@ async def test_each_server_has_its_own_and_the_same_in_every_process(manager, se
     later = tree(more="more")
     keep_state_with_sessions(later["root"])
     assert await read(manager, session, later) == {name: name for name in here} | {"own": None, "more": None}
+
+
+async def test_a_lifespan_may_call_a_server_before_the_first_message(manager, session):
+    from fastmcp.server.server import StateValue
+
+    here, there = tree(), tree()
+    for servers in (here, there):
+        low_level_server(servers["root"])
+        async with Client(servers["nested"]) as client:  # which then looks for what it keeps
+            await client.list_tools()
+    with ambient.in_session(manager, session):
+        for name, server in here.items():
+            await server._state_store.put(f"{session.key}:n", StateValue(value=name))
+    assert await read(manager, session, there) == {name: name for name in here} | {"own": None}
 
 
 async def test_one_that_is_mounted_later_has_its_own_too(manager, session):
