@@ -63,8 +63,8 @@ class FastMCPState:
                 return None
             here.found.add(key)
             return dict(record.state)
-        session = here.session
-        if session is None or session.key != owner:
+        session = _session_of(owner, here)
+        if session is None:
             return copy.deepcopy(self._values(here.kept.get(owner, {})).get(name))
         if name != _RULES:
             session = await _newest(owner, here)
@@ -94,7 +94,7 @@ class FastMCPState:
             else:
                 await here.manager.put_named(record, dict(value), client=here.client(), principal=here.principal)
                 here.found.add(key)
-        elif _is_session(owner, here):
+        elif _session_of(owner, here) is not None:
             here.saw(await here.manager.update_server_state(owner, change))
         else:
             state = copy.deepcopy(here.kept.get(owner, {}))
@@ -114,7 +114,7 @@ class FastMCPState:
         if owner in _OUTLIVING:
             here.found.discard(key)
             return await here.manager.delete_named(self._record(key))
-        if not _is_session(owner, here):
+        if _session_of(owner, here) is None:
             return self._values(here.kept.get(owner, {})).pop(name, None) is not None
         if name not in self._values((await _newest(owner, here)).server_state):
             return False
@@ -170,8 +170,8 @@ class FastMCPState:
         values[name] = value
 
 
-def _is_session(owner: str, here: Ambient) -> bool:
-    return here.session is not None and here.session.key == owner
+def _session_of(owner: str, here: Ambient) -> Session | None:
+    return here.session if here.session is not None and here.session.key == owner else None
 
 
 async def _newest(key: str, here: Ambient) -> Session:

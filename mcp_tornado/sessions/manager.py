@@ -206,10 +206,10 @@ class SessionManager:
             StateTooLarge: See `update_state`.
             SessionError: `SESSION_LIMIT_REACHED`, `SESSION_CONFLICT`, `STORE_UNAVAILABLE`.
         """
-        key = named_key(name)
+        key, checked = named_key(name), self.checked_state(state)
         for _ in range(_CREATE_ATTEMPTS):
             try:
-                await self.update_named(name, state)
+                await self._replace_state(key, checked)
                 return
             except SessionError as error:
                 if error.code is not ErrorCode.SESSION_NOT_FOUND:
@@ -222,7 +222,7 @@ class SessionManager:
                     principal=principal,
                     protocol_version=HANDLE_VERSION,
                     initialized=True,
-                    state=self.checked_state(state),
+                    state=checked,
                 )
                 return
             except DuplicateSession:
@@ -238,8 +238,10 @@ class SessionManager:
             StateTooLarge: See `update_state`.
             SessionError: `SESSION_NOT_FOUND`: nothing is there any more; see `update`.
         """
-        changes = {"state": self.checked_state(state)}
-        await self.update(named_key(name), lambda _: changes)
+        await self._replace_state(named_key(name), self.checked_state(state))
+
+    async def _replace_state(self, key: str, checked: dict[str, Any]) -> None:
+        await self.update(key, lambda _: {"state": checked})
 
     async def delete_named(self, name: str) -> bool:
         """Remove what is kept under a name; say whether there was something.
