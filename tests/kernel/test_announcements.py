@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import itertools
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -248,6 +249,29 @@ async def test_what_was_published_before_the_end_is_told() -> None:
             async with process.published.told():
                 await process.bus.publish(ToolsListChanged())
         assert await process.told(key) == ["prompts/list_changed", "tools/list_changed"]
+
+
+async def test_at_the_end_no_pause_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for pause in ("_SHORTEST_PAUSE", "_LONGEST_PAUSE"):
+        monkeypatch.setattr(f"mcp_tornado.kernel.announcements.{pause}", 3600)
+    async with Store(system_clock) as store:
+        process = Process(store)
+        key = await process.session()
+        with process.published.noted():
+            async with process.published.told():
+                await process.bus.publish(ToolsListChanged())
+                await process.logged(key, 1)
+                await process.bus.publish(PromptsListChanged())
+        assert len(await store.read(key, None, stream=STANDALONE)) == 2
+
+
+async def test_what_has_reached_nobody_at_the_end_is_logged(monkeypatch: pytest.MonkeyPatch, logs: io.StringIO) -> None:
+    monkeypatch.setattr("mcp_tornado.kernel.subscriptions._LAST_SECONDS", 0.01)
+    async with running() as process:
+        await process.session()
+        process.store.gate = asyncio.Event()
+        await process.bus.publish(ToolsListChanged())
+    assert "changes.untold" in logs.getvalue()
 
 
 async def test_where_no_sessions_are_made_none_are_told() -> None:

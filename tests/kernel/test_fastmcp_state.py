@@ -304,6 +304,16 @@ async def test_what_another_request_has_ended_does_not_come_back(kept, manager, 
             assert await kept.get(key) is None
 
 
+async def test_what_a_request_has_made_and_another_has_ended_does_not_come_back(kept, manager, make_manager):
+    with ambient.without_session(manager, INBOUND):
+        await kept.put("session:anon:1", value(1))
+        with ambient.without_session(make_manager(), INBOUND):
+            assert await kept.delete("session:anon:1") is True
+        with pytest.raises(SessionError) as raised:
+            await kept.put("session:anon:1", value(2))
+    assert raised.value.code is ErrorCode.SESSION_NOT_FOUND
+
+
 async def test_what_a_request_has_ended_itself_it_may_begin_anew(kept, manager):
     with ambient.without_session(manager, INBOUND):
         await kept.put("user:abc:", value(1))
