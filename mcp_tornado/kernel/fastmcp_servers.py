@@ -31,7 +31,8 @@ def is_fastmcp(candidate: object) -> TypeGuard[FastMCP[Any]]:
 def low_level_server(server: FastMCP[Any]) -> Server[Any]:
     """Return the SDK's server inside of a FastMCP server, having it see each message as one that came by HTTP to us.
 
-    What the FastMCP server keeps for clients is kept with our sessions from now on. Its lifespan is FastMCP's own, with those of the servers mounted in it.
+    What the FastMCP server keeps for clients is kept with our sessions from now on. Its lifespan is FastMCP's own, with
+    those of the servers mounted in it.
     """
     # FastMCP has no public way to it.
     low_level: Server[Any] = server._mcp_server  # pyright: ignore[reportPrivateUsage]
