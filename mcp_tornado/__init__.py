@@ -2,8 +2,8 @@
 
 from mcp_tornado import state
 from mcp_tornado.app import MCPApplication, create_app
-from mcp_tornado.config import ConfigError
-from mcp_tornado.kernel import NotServable
+from mcp_tornado.hosting import NotServable
+from mcp_tornado.settings import ConfigError
 from mcp_tornado.stores.plugins import StorePluginError
 from mcp_tornado.web import SessionValidationMixin
 

@@ -1,5 +1,5 @@
 """`python -m mcp_tornado` is `mcp-tornado`."""
 
-from mcp_tornado.cli import main
+from mcp_tornado.commands import main
 
 main(prog_name="mcp-tornado")

@@ -12,12 +12,13 @@ from tornado.routing import URLSpec
 from tornado.web import Application, RequestHandler
 
 from mcp_tornado import web
-from mcp_tornado.config import Settings, settings_from_sections
-from mcp_tornado.kernel import HostedServer, Kernel, host
+from mcp_tornado.hosting import HostedServer, host
+from mcp_tornado.kernel import Kernel
 from mcp_tornado.log import contained, get_logger
 from mcp_tornado.metrics import Metrics
 from mcp_tornado.sessions import CleanupService, EventLog, SessionManager, SessionRules, SessionStore, system_clock
 from mcp_tornado.sessions.guard import GuardedEventLog, StoreGuard
+from mcp_tornado.settings import Settings, settings_from_sections
 from mcp_tornado.stores import event_bounds
 from mcp_tornado.stores.local_events import WithLocalEvents
 from mcp_tornado.stores.plugins import open_store

@@ -14,10 +14,10 @@ from typing import Final
 from tornado.netutil import bind_sockets
 
 from mcp_tornado.app import MCPApplication, app_from_settings, store_from_settings
-from mcp_tornado.config import ConfigError, Settings
-from mcp_tornado.httpserver import Server
+from mcp_tornado.http1 import Server
 from mcp_tornado.log import get_logger
 from mcp_tornado.sessions import EventLog
+from mcp_tornado.settings import ConfigError, Settings
 from mcp_tornado.stores.plugins import scheme_of
 from mcp_tornado.supervisor import Worker, supervise
 

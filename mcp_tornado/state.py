@@ -23,8 +23,7 @@ from concurrent.futures import wait
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from mcp_tornado.kernel import ambient
-from mcp_tornado.kernel.ambient import Ambient
+from mcp_tornado.hosting.context import RequestContext, current_context
 from mcp_tornado.sessions import ErrorCode, Session, SessionError, StateTooLarge
 
 __all__ = [
@@ -65,8 +64,8 @@ class State:
     `mcp_tornado.sessions.SessionError` where the store does not answer (`STORE_UNAVAILABLE`).
     """
 
-    def __init__(self, belongs_to: Ambient, session: Session, handle: str | None = None) -> None:
-        self._ambient = belongs_to
+    def __init__(self, context: RequestContext, session: Session, handle: str | None = None) -> None:
+        self._context = context
         self._session = session
         self._handle = handle
 
@@ -90,7 +89,7 @@ class State:
             NoSession: The session has ended.
             StateNotFound: The state behind the handle has expired.
         """
-        session = await self._ambient.manager.find(self._session.key)
+        session = await self._context.manager.find(self._session.key)
         if session is None:
             raise self._gone()
         return self._seen(session)
@@ -110,7 +109,7 @@ class State:
             TypeError, ValueError: The new state is no JSON, or `fn` is a coroutine function.
         """
         try:
-            session = await self._ambient.manager.update_state(self._session.key, partial(_change, fn))
+            session = await self._context.manager.update_state(self._session.key, partial(_change, fn))
         except SessionError as error:
             if error.code in _NOT_FOUND:
                 raise self._gone() from None
@@ -123,7 +122,7 @@ class State:
         Raises:
             RuntimeError: This is the event loop's own thread, which would wait for itself; or the loop has ended.
         """
-        return _wait_for(self._ambient.loop, self.read)
+        return _wait_for(self._context.loop, self.read)
 
     def update_sync(self, fn: Change) -> dict[str, Any]:
         """Do what `update` does, from a thread; `fn` runs on the event loop here too.
@@ -131,13 +130,13 @@ class State:
         Raises:
             RuntimeError: This is the event loop's own thread, which would wait for itself; or the loop has ended.
         """
-        return _wait_for(self._ambient.loop, partial(self.update, fn))
+        return _wait_for(self._context.loop, partial(self.update, fn))
 
     def _seen(self, session: Session) -> dict[str, Any]:
         # Of two who read at once, the one with the older answer may come last.
         if session.revision >= self._session.revision:
             self._session = session
-        self._ambient.saw(session)
+        self._context.saw(session)
         return copy.deepcopy(dict(session.state))
 
     def _gone(self) -> NoSession | StateNotFound:
@@ -153,10 +152,10 @@ def current() -> State:
     Raises:
         NoSession: The request has no session, or there is no request.
     """
-    belongs_to = _ambient()
-    if belongs_to.session is None:
+    context = _current_context()
+    if context.session is None:
         raise NoSession("this request has no session: keep its state behind a handle, see state.create")
-    return State(belongs_to, belongs_to.session)
+    return State(context, context.session)
 
 
 async def create() -> State:
@@ -169,7 +168,7 @@ async def create() -> State:
         NoSession: No request is being handled.
         SessionError: `SESSION_LIMIT_REACHED`, `SESSION_CREATION_FAILED`, `STORE_UNAVAILABLE`.
     """
-    return await _create(_ambient())
+    return await _create(_current_context())
 
 
 async def open(handle: str) -> State:
@@ -183,7 +182,7 @@ async def open(handle: str) -> State:
         NoSession: No request is being handled.
         SessionError: `STORE_UNAVAILABLE`.
     """
-    return await _open(_ambient(), handle)
+    return await _open(_current_context(), handle)
 
 
 def create_sync() -> State:
@@ -192,8 +191,8 @@ def create_sync() -> State:
     Raises:
         RuntimeError: This is the event loop's own thread, which would wait for itself; or the loop has ended.
     """
-    belongs_to = _ambient()
-    return _wait_for(belongs_to.loop, partial(_create, belongs_to))
+    context = _current_context()
+    return _wait_for(context.loop, partial(_create, context))
 
 
 def open_sync(handle: str) -> State:
@@ -202,32 +201,32 @@ def open_sync(handle: str) -> State:
     Raises:
         RuntimeError: This is the event loop's own thread, which would wait for itself; or the loop has ended.
     """
-    belongs_to = _ambient()
-    return _wait_for(belongs_to.loop, partial(_open, belongs_to, handle))
+    context = _current_context()
+    return _wait_for(context.loop, partial(_open, context, handle))
 
 
-def _ambient() -> Ambient:
-    belongs_to = ambient.current()
-    if belongs_to is None:
+def _current_context() -> RequestContext:
+    context = current_context()
+    if context is None:
         raise NoSession("state is to be had inside a handler, while it handles a request")
-    return belongs_to
+    return context
 
 
-async def _create(belongs_to: Ambient) -> State:
-    handle, session = await belongs_to.manager.create_handle(client=belongs_to.client(), principal=belongs_to.principal)
-    return State(belongs_to, session, handle)
+async def _create(context: RequestContext) -> State:
+    handle, session = await context.manager.create_handle(client=context.client(), principal=context.principal)
+    return State(context, session, handle)
 
 
-async def _open(belongs_to: Ambient, handle: object) -> State:
+async def _open(context: RequestContext, handle: object) -> State:
     if not isinstance(handle, str):  # a low-level server hands on whatever the client sent
         raise StateNotFound(_UNKNOWN)
     try:
-        session = await belongs_to.manager.open_handle(handle, principal=belongs_to.principal)
+        session = await context.manager.open_handle(handle, principal=context.principal)
     except SessionError as error:
         if error.code in _NOT_FOUND:
             raise StateNotFound(_UNKNOWN) from None
         raise
-    return State(belongs_to, session, handle)
+    return State(context, session, handle)
 
 
 def _change(fn: Change, data: dict[str, Any]) -> None:

@@ -32,8 +32,8 @@ from mcp.server.streamable_http_manager import (
 from mcp.shared.exceptions import MCPError
 
 from mcp_tornado import create_app, state
-from mcp_tornado.config import Settings, describe, load_settings
 from mcp_tornado.sessions import StoreError
+from mcp_tornado.settings import Settings, describe, load_settings
 from tests.documents import DEADLINE, REPOSITORY, Document, environment, free_ports, on_ports, started
 from tests.javascript import tools as javascript
 

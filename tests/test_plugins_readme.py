@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from mcp_tornado import stores
-from mcp_tornado.config import load_settings
 from mcp_tornado.sessions import ClientInfo, Session, StoreUnavailable, system_clock
+from mcp_tornado.settings import load_settings
 from mcp_tornado.stores import EventLog, SessionStore, plugins
 from mcp_tornado.stores.plugins import GROUP, installed_stores
 from mcp_tornado.testing import FakeClock

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from mcp_tornado.config import describe, load_settings
+from mcp_tornado.settings import describe, load_settings
 from mcp_tornado.stores.plugins import installed_stores
 from tests.documents import DEADLINE, REPOSITORY, Document, environment, free_ports, serving
 

@@ -12,7 +12,9 @@ import pytest
 from tornado.httputil import HTTPHeaders
 
 from mcp_tornado import state
-from mcp_tornado.kernel import HANDSHAKE_VERSIONS, STATELESS_VERSIONS, InboundRequest, ambient
+from mcp_tornado.hosting import InboundRequest
+from mcp_tornado.hosting.context import session_context, sessionless_context
+from mcp_tornado.kernel import HANDSHAKE_VERSIONS, STATELESS_VERSIONS
 from mcp_tornado.metrics import Metrics
 from mcp_tornado.sessions import (
     ClientInfo,
@@ -78,7 +80,7 @@ async def test_outside_of_any_request_there_is_no_state():
 
 
 async def test_a_request_without_a_session_has_none_and_is_told_what_to_do(manager):
-    with ambient.without_session(manager, INBOUND), pytest.raises(state.NoSession, match=r"state\.create"):
+    with sessionless_context(manager, INBOUND), pytest.raises(state.NoSession, match=r"state\.create"):
         state.current()
 
 
@@ -86,7 +88,7 @@ async def test_a_task_that_a_handler_starts_has_its_state_and_nobody_else(manage
     async def handle():
         return await state.current().update(count)
 
-    with ambient.in_session(manager, session):
+    with session_context(manager, session):
         task = asyncio.create_task(handle())
     with pytest.raises(state.NoSession):
         state.current()
@@ -97,7 +99,7 @@ async def test_a_task_that_a_handler_starts_has_its_state_and_nobody_else(manage
 
 
 async def test_the_data_is_a_snapshot(manager, session):
-    with ambient.in_session(manager, session):
+    with session_context(manager, session):
         s = state.current()
         await s.update(lambda data: data.update(cart=["tea"]))
         s.data["cart"].append("milk")
@@ -109,7 +111,7 @@ async def test_the_data_is_a_snapshot(manager, session):
 
 
 async def test_an_update_returns_the_new_data_and_the_request_sees_it_from_then_on(manager, session):
-    with ambient.in_session(manager, session):
+    with session_context(manager, session):
         assert state.current().data == {}
         assert await state.current().update(count) == {"n": 1}
         assert state.current().data == {"n": 1}
@@ -118,7 +120,7 @@ async def test_an_update_returns_the_new_data_and_the_request_sees_it_from_then_
 
 async def test_what_another_process_stored_is_read_and_built_upon(manager, make_manager, session):
     other = make_manager()
-    with ambient.in_session(manager, session):
+    with session_context(manager, session):
         s = state.current()
         await other.update_state(session.key, count)
         assert s.data == {}
@@ -129,7 +131,7 @@ async def test_what_another_process_stored_is_read_and_built_upon(manager, make_
 
 
 async def test_what_the_function_returns_is_ignored(manager, session):
-    with ambient.in_session(manager, session):
+    with session_context(manager, session):
         assert await state.current().update(lambda data: {"not": "this"}) == {}
         assert await state.current().update(lambda data: data.setdefault("a", 1)) == {"a": 1}
 
@@ -139,7 +141,7 @@ async def test_an_exception_in_the_function_passes_through_and_nothing_is_stored
         data["n"] = 99
         raise LookupError("an accident")
 
-    with ambient.in_session(manager, session):
+    with session_context(manager, session):
         s = state.current()
         await s.update(count)
         with pytest.raises(LookupError, match="an accident"):
@@ -162,7 +164,7 @@ async def test_the_function_is_called_again_where_somebody_was_faster(manager, s
         count(data)
 
     monkeypatch.setattr(store, "update", late)
-    with ambient.in_session(manager, session):
+    with session_context(manager, session):
         assert await state.current().update(watched) == {"n": 21}
     assert seen == [0, 10, 20]
 
@@ -171,7 +173,7 @@ async def test_a_coroutine_function_is_refused(manager, session):
     async def change(data):
         data["n"] = 1
 
-    with ambient.in_session(manager, session):
+    with session_context(manager, session):
         with pytest.raises(TypeError, match="plain function"):
             await state.current().update(change)
         assert await state.current().read() == {}
@@ -179,7 +181,7 @@ async def test_a_coroutine_function_is_refused(manager, session):
 
 async def test_a_state_that_is_too_large_is_refused_and_changes_nothing(make_manager, session):
     manager = make_manager(max_state_bytes=20)
-    with ambient.in_session(manager, session):
+    with session_context(manager, session):
         s = state.current()
         await s.update(lambda data: data.update(a="x" * 12))
         with pytest.raises(state.StateTooLarge):
@@ -188,14 +190,14 @@ async def test_a_state_that_is_too_large_is_refused_and_changes_nothing(make_man
 
 
 async def test_what_is_no_json_is_refused_and_changes_nothing(manager, session):
-    with ambient.in_session(manager, session):
+    with session_context(manager, session):
         with pytest.raises(TypeError):
             await state.current().update(lambda data: data.update(when=object()))
         assert await state.current().read() == {}
 
 
 async def test_a_session_that_has_ended_meanwhile_is_said_to_have_ended(manager, session):
-    with ambient.in_session(manager, session):
+    with session_context(manager, session):
         s = state.current()
         await manager.terminate(session.key)
         with pytest.raises(state.NoSession, match="ended"):
@@ -208,7 +210,7 @@ async def test_a_session_that_has_ended_meanwhile_is_said_to_have_ended(manager,
 
 
 async def test_a_store_that_is_away_is_said_to_be(manager, session, store):
-    with ambient.in_session(manager, session):
+    with session_context(manager, session):
         s = state.current()
         handle = (await state.create()).handle
         await store.__aexit__(None, None, None)
@@ -228,7 +230,7 @@ async def test_of_two_reads_at_once_the_newer_state_stays(manager, session, stor
             await slow.wait()
         return found
 
-    with ambient.in_session(manager, session):
+    with session_context(manager, session):
         s = state.current()
         monkeypatch.setattr(store, "get", late)
         older = asyncio.create_task(s.read())
@@ -250,7 +252,7 @@ async def test_a_plain_function_in_a_thread_reads_and_changes(manager, session, 
         assert s.update_sync(count) == {"n": 1}
         assert s.read_sync() == s.data == state.current().data == {"n": 1}
 
-    with ambient.in_session(manager, session):
+    with session_context(manager, session):
         await run(tool)
         assert await state.current().read() == {"n": 1}
 
@@ -261,12 +263,12 @@ async def test_a_plain_function_in_a_thread_makes_and_opens_a_state(manager):
         made.update_sync(count)
         return state.open_sync(made.handle).data
 
-    with ambient.without_session(manager, INBOUND):
+    with sessionless_context(manager, INBOUND):
         assert await asyncio.to_thread(tool) == {"n": 1}
 
 
 async def test_many_threads_at_once_lose_nothing(manager, session):
-    with ambient.in_session(manager, session):
+    with session_context(manager, session):
         s = state.current()
         async with asyncio.TaskGroup() as group:
             for _ in range(50):
@@ -278,13 +280,13 @@ async def test_an_exception_reaches_the_thread(manager, session):
     def fail(data):
         raise LookupError("an accident")
 
-    with ambient.in_session(manager, session), pytest.raises(LookupError, match="an accident"):
+    with session_context(manager, session), pytest.raises(LookupError, match="an accident"):
         await asyncio.to_thread(state.current().update_sync, fail)
 
 
 async def test_a_thread_without_the_context_may_be_given_the_state(manager, session):
     results = []
-    with ambient.in_session(manager, session):
+    with session_context(manager, session):
         s = state.current()
 
     def run():
@@ -299,7 +301,7 @@ async def test_a_thread_without_the_context_may_be_given_the_state(manager, sess
 
 
 async def test_on_the_event_loop_itself_the_blocking_ones_say_so_instead_of_hanging(manager, session):
-    with ambient.in_session(manager, session):
+    with session_context(manager, session):
         s = state.current()
         handle = (await state.create()).handle
         for attempt in (lambda: s.update_sync(count), s.read_sync, state.create_sync, lambda: state.open_sync(handle)):
@@ -316,7 +318,7 @@ async def state_of_a_process_that_ends():
     async with MemoryStore(clock) as store:
         manager = SessionManager(store, SessionRules(), clock=clock, metrics=Metrics("1"))
         _, session = await new_session(manager)
-        with ambient.in_session(manager, session):
+        with session_context(manager, session):
             return state.current()
 
 
@@ -356,11 +358,11 @@ def test_a_thread_does_not_wait_for_an_event_loop_that_ends_before_it_answers(mo
 
 
 async def test_a_state_is_made_in_one_request_and_opened_in_another(manager, make_manager):
-    with ambient.without_session(manager, INBOUND):
+    with sessionless_context(manager, INBOUND):
         made = await state.create()
         assert made.data == {}
         assert await made.update(count) == {"n": 1}
-    with ambient.without_session(make_manager(), INBOUND):
+    with sessionless_context(make_manager(), INBOUND):
         opened = await state.open(made.handle)
         assert opened.data == {"n": 1}
         assert opened.handle == made.handle
@@ -369,7 +371,7 @@ async def test_a_state_is_made_in_one_request_and_opened_in_another(manager, mak
 
 
 async def test_a_request_with_a_session_may_have_states_behind_handles_too(manager, session):
-    with ambient.in_session(manager, session):
+    with session_context(manager, session):
         made = await state.create()
         await made.update(count)
         assert (await state.open(made.handle)).data == {"n": 1}
@@ -378,7 +380,7 @@ async def test_a_request_with_a_session_may_have_states_behind_handles_too(manag
 
 
 async def test_handles_are_as_hard_to_guess_as_session_ids_and_the_store_has_only_their_hash(manager, store):
-    with ambient.without_session(manager, INBOUND):
+    with sessionless_context(manager, INBOUND):
         handles = {(await state.create()).handle for _ in range(100)}
     assert {len(handle) for handle in handles} == {43}
     kept = await store.page(None, 200)
@@ -388,7 +390,7 @@ async def test_handles_are_as_hard_to_guess_as_session_ids_and_the_store_has_onl
 
 
 async def test_the_record_behind_a_handle_says_who_made_it(manager, store):
-    with ambient.without_session(manager, INBOUND):
+    with sessionless_context(manager, INBOUND):
         await state.create()
     (record,) = await store.page(None, 10)
     assert record.client == ClientInfo(remote_addr="192.0.2.1", user_agent="a browser")
@@ -396,7 +398,7 @@ async def test_the_record_behind_a_handle_says_who_made_it(manager, store):
 
 @pytest.mark.parametrize("handle", ["x" * 43, "", "a b", "tea\n", "ä", "x" * 129, None, 7, ["x"]])
 async def test_what_is_no_handle_is_not_found(manager, handle):
-    with ambient.without_session(manager, INBOUND):
+    with sessionless_context(manager, INBOUND):
         with pytest.raises(state.StateNotFound) as raised:
             await state.open(handle)
         with pytest.raises(state.StateNotFound):
@@ -405,7 +407,7 @@ async def test_what_is_no_handle_is_not_found(manager, handle):
 
 
 async def test_an_expired_state_is_not_found_and_cannot_be_changed(manager, clock):
-    with ambient.without_session(manager, INBOUND):
+    with sessionless_context(manager, INBOUND):
         made = await state.create()
         clock.advance(109.999)
         assert await made.read() == {}
@@ -419,7 +421,7 @@ async def test_an_expired_state_is_not_found_and_cannot_be_changed(manager, cloc
 
 
 async def test_opening_keeps_a_state_alive_until_its_lifetime_ends(manager, clock):
-    with ambient.without_session(manager, INBOUND):
+    with sessionless_context(manager, INBOUND):
         handle = (await state.create()).handle
         for _ in range(9):
             clock.advance(100)
@@ -438,7 +440,7 @@ async def test_opening_writes_only_after_the_touch_interval(manager, clock, stor
         return await touch(*arguments)
 
     monkeypatch.setattr(store, "touch", counted)
-    with ambient.without_session(manager, INBOUND):
+    with sessionless_context(manager, INBOUND):
         handle = (await state.create()).handle
         clock.advance(9)
         await state.open(handle)
@@ -454,7 +456,7 @@ async def test_a_state_that_ends_while_it_is_opened_is_not_found(manager, clock,
         await store.delete(arguments[0])
         return False
 
-    with ambient.without_session(manager, INBOUND):
+    with sessionless_context(manager, INBOUND):
         handle = (await state.create()).handle
         clock.advance(10)
         monkeypatch.setattr(store, "touch", gone)
@@ -466,18 +468,18 @@ async def test_a_state_that_ends_while_it_is_opened_is_not_found(manager, clock,
 async def test_another_principals_state_is_not_found(manager, owner, caller):
     _, owners = await new_session(manager, owner)
     _, callers = await new_session(manager, caller)
-    with ambient.in_session(manager, owners):
+    with session_context(manager, owners):
         made = await state.create()
         await made.update(count)
-    with ambient.in_session(manager, callers), pytest.raises(state.StateNotFound):
+    with session_context(manager, callers), pytest.raises(state.StateNotFound):
         await state.open(made.handle)
-    with ambient.in_session(manager, owners):
+    with session_context(manager, owners):
         assert (await state.open(made.handle)).data == {"n": 1}
 
 
 async def test_a_session_is_no_state_and_a_state_is_no_session(manager, session):
     session_id, _ = await new_session(manager)
-    with ambient.without_session(manager, INBOUND):
+    with sessionless_context(manager, INBOUND):
         handle = (await state.create()).handle
         with pytest.raises(state.StateNotFound):
             await state.open(session_id)
@@ -494,7 +496,7 @@ def test_no_session_can_be_of_the_revision_that_marks_a_state():
 
 async def test_states_count_as_sessions(make_manager):
     manager = make_manager(max_sessions=1)
-    with ambient.without_session(manager, INBOUND):
+    with sessionless_context(manager, INBOUND):
         await state.create()
         with pytest.raises(SessionError) as raised:
             await state.create()
@@ -504,7 +506,7 @@ async def test_states_count_as_sessions(make_manager):
 async def test_states_count_for_their_principal(make_manager):
     manager = make_manager(max_per_principal=2)
     _, session = await new_session(manager, "ann")
-    with ambient.in_session(manager, session):
+    with session_context(manager, session):
         await state.create()
         with pytest.raises(SessionError) as raised:
             await state.create()
@@ -512,7 +514,7 @@ async def test_states_count_for_their_principal(make_manager):
 
 
 async def test_the_state_behind_a_handle_has_the_same_limit(make_manager):
-    with ambient.without_session(make_manager(max_state_bytes=20), INBOUND):
+    with sessionless_context(make_manager(max_state_bytes=20), INBOUND):
         s = await state.create()
         with pytest.raises(state.StateTooLarge):
             await s.update(lambda data: data.update(a="x" * 13))
@@ -520,7 +522,7 @@ async def test_the_state_behind_a_handle_has_the_same_limit(make_manager):
 
 
 async def test_no_handle_is_logged_and_states_are_told_from_sessions(manager, session, clock, logs):
-    with ambient.in_session(manager, session):
+    with session_context(manager, session):
         s = await state.create()
         await s.update(count)
         clock.advance(20)
@@ -538,7 +540,7 @@ async def test_no_handle_is_logged_and_states_are_told_from_sessions(manager, se
 
 
 async def test_a_refreshed_record_is_still_no_session(manager, store, clock):
-    with ambient.without_session(manager, INBOUND):
+    with sessionless_context(manager, INBOUND):
         handle = (await state.create()).handle
         clock.advance(20)
         await (await state.open(handle)).update(count)

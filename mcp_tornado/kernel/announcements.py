@@ -13,12 +13,12 @@ from mcp.server.lowlevel.server import NotificationOptions, Server
 from mcp.server.models import InitializationOptions
 from mcp.shared.subscriptions import ResourceUpdated, ServerEvent, event_to_notification
 
-from mcp_tornado.kernel import messages
-from mcp_tornado.kernel.appending import while_the_store_is_away
-from mcp_tornado.kernel.streams import STANDALONE
+from mcp_tornado import jsonrpc
 from mcp_tornado.log import get_logger
 from mcp_tornado.sessions import EventLog, Session, SessionGone, SessionManager
 from mcp_tornado.sessions.journal import SUBSCRIBE, subscribed_uris
+from mcp_tornado.streams.append import retry_while_unavailable
+from mcp_tornado.streams.names import STANDALONE
 
 _log = get_logger(__name__)
 
@@ -65,7 +65,7 @@ class Announcements:
         self._hurried = asyncio.Event()
 
     def take(self, event: ServerEvent) -> None:
-        """See `Teller.take`."""
+        """See `EventSink.take`."""
         if isinstance(event, ResourceUpdated) and self._server.get_request_handler(SUBSCRIBE) is None:
             return  # nobody can have subscribed to it: not worth a walk
         self._untold[event] = None
@@ -73,7 +73,7 @@ class Announcements:
         self._noted.set()
 
     async def tell(self) -> None:
-        """See `Teller.tell`."""
+        """See `EventSink.tell`."""
         while True:
             await self._noted.wait()
             self._noted.clear()
@@ -91,13 +91,13 @@ class Announcements:
                     await self._hurried.wait()
 
     async def all_told(self) -> None:
-        """See `Teller.all_told`."""
+        """See `EventSink.all_told`."""
         self._hurried.set()
         await self._told.wait()
 
     async def _walk(self, events: Sequence[ServerEvent]) -> None:
         after = None
-        while sessions := await while_the_store_is_away(partial(self._manager.page, after, _PAGE), None):
+        while sessions := await retry_while_unavailable(partial(self._manager.page, after, _PAGE), None):
             for session in sessions:
                 for event in events:
                     if _concerns(session, event):
@@ -107,7 +107,7 @@ class Announcements:
 
     async def _append(self, key: str, event: ServerEvent) -> None:
         try:
-            await while_the_store_is_away(partial(self._log.append, key, STANDALONE, _notification(event)), None)
+            await retry_while_unavailable(partial(self._log.append, key, STANDALONE, _notification(event)), None)
         except (SessionGone, ValueError):  # it has ended meanwhile; or the event is larger than the store can keep
             _log.debug("message.dropped", kind=type(event).__name__)
 
@@ -121,4 +121,4 @@ def _concerns(session: Session, event: ServerEvent) -> bool:
 
 def _notification(event: ServerEvent) -> dict[str, Any]:
     method = event_to_notification(event, {}).method
-    return messages.notification(method, {"uri": event.uri} if isinstance(event, ResourceUpdated) else None)
+    return jsonrpc.notification(method, {"uri": event.uri} if isinstance(event, ResourceUpdated) else None)

@@ -15,14 +15,14 @@ from mcp.shared.transport_context import TransportContext
 from pydantic import BaseModel
 from starlette.requests import Request as StarletteRequest
 
-from mcp_tornado.kernel import messages
-from mcp_tornado.kernel.inbound import LazyHeaders
-from mcp_tornado.kernel.messages import CALL_LOST, REQUEST_CANCELLED, Request, RequestId
+from mcp_tornado import jsonrpc
+from mcp_tornado.hosting.request import LazyHeaders
+from mcp_tornado.jsonrpc import CALL_LOST, REQUEST_CANCELLED, Request, RequestId
 from mcp_tornado.kernel.outgoing import OutgoingRequests
-from mcp_tornado.kernel.responses import Outcome, ResponseStream
 from mcp_tornado.log import get_logger
 from mcp_tornado.metrics import Metrics
 from mcp_tornado.sessions import ERRORS, ErrorCode, SessionError, short_key
+from mcp_tornado.streams.responses import Outcome, ResponseStream
 
 _log = get_logger(__name__)
 
@@ -44,19 +44,19 @@ def failure(request_id: RequestId, exception: Exception) -> Outcome:
     """
     known = handler_exception_to_error_data(exception)
     if known is not None:
-        return Outcome(messages.error(request_id, error_object(known)))
+        return Outcome(jsonrpc.error(request_id, error_object(known)))
     if isinstance(exception, SessionError):
-        error = messages.error(request_id, exception.to_error())
+        error = jsonrpc.error(request_id, exception.to_error())
         return Outcome(error, exception.status, exception.retry_after)
     _log.exception("handler.failed", error=type(exception).__name__)
-    return Outcome(messages.error(request_id, SessionError(ErrorCode.INTERNAL_ERROR).to_error()))
+    return Outcome(jsonrpc.error(request_id, SessionError(ErrorCode.INTERNAL_ERROR).to_error()))
 
 
 def lost(request_id: RequestId, code: ErrorCode) -> Outcome:
     """Return how a request went whose result can no longer come."""
     spec = ERRORS[code]
     error = {"code": CALL_LOST, "message": spec.message, "data": {"code": code.value}}
-    return Outcome(messages.error(request_id, error), spec.status, spec.retry_after)
+    return Outcome(jsonrpc.error(request_id, error), spec.status, spec.retry_after)
 
 
 class CallContext:
@@ -137,15 +137,15 @@ class CallContext:
         if self._stream is None or not self._open:
             return
         try:
-            await self._stream.emit(messages.notification(method, params))
+            await self._stream.emit(jsonrpc.notification(method, params))
         except SessionError:
             _log.warning("message.dropped", session=short_key(self._session_key), method=method)
 
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         """Report progress, if the client asked for it."""
-        token = messages.progress_token(self._request.params) if self._request is not None else None
+        token = jsonrpc.progress_token(self._request.params) if self._request is not None else None
         if token is not None:
-            params = messages.progress_params(token, progress, total, message)
+            params = jsonrpc.progress_params(token, progress, total, message)
             await self.notify("notifications/progress", params)
 
     def close(self) -> None:
@@ -211,7 +211,7 @@ class Call:
                 await succeeded()
         except Exception as exception:
             return failure(request.id, exception), "error"
-        return Outcome(messages.result(request.id, value)), "error" if value.get("isError") is True else "ok"
+        return Outcome(jsonrpc.result(request.id, value)), "error" if value.get("isError") is True else "ok"
 
     def refuse(self, error: SessionError) -> asyncio.Task[None]:
         """Answer with an error instead of running the handler."""
@@ -224,7 +224,7 @@ class Call:
             return False
         self._context.cancel_requested.set()
         error = {"code": REQUEST_CANCELLED, "message": "Request cancelled"}
-        self._end(Outcome(messages.error(self.request.id, error)))
+        self._end(Outcome(jsonrpc.error(self.request.id, error)))
         return True
 
     def abort(self, code: ErrorCode) -> None:

@@ -18,14 +18,15 @@ from mcp.shared.dispatcher import CallOptions, OnNotify, OnNotifyIntercept, OnRe
 from mcp_types import InitializeRequestParams
 from starlette.requests import Request as StarletteRequest
 
-from mcp_tornado.kernel import ambient, messages
-from mcp_tornado.kernel.appending import PatientLog
+from mcp_tornado import jsonrpc
+from mcp_tornado.hosting.context import session_context
 from mcp_tornado.kernel.calls import CallContext
 from mcp_tornado.kernel.outgoing import OutgoingRequests
-from mcp_tornado.kernel.streams import STANDALONE
 from mcp_tornado.log import get_logger
 from mcp_tornado.sessions import EventLog, Session, SessionError, SessionGone, SessionManager, short_key
 from mcp_tornado.sessions.journal import SUBSCRIBE, UNSUBSCRIBE, Journal, is_known, subscribed_uris
+from mcp_tornado.streams.append import StreamAppender
+from mcp_tornado.streams.names import STANDALONE
 
 _log = get_logger(__name__)
 
@@ -66,7 +67,7 @@ class SessionConnection:
         """The params of the client's `initialize`, `None` before there are any."""
         self._revision = -1
         self._journal: Journal = ()
-        self._standalone: PatientLog | None = None
+        self._standalone: StreamAppender | None = None
         self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
@@ -133,7 +134,7 @@ class SessionConnection:
                 self._params = session.client_params
             if session.initialized:
                 connection.initialized.set()
-            with ambient.in_session(self._manager, session):
+            with session_context(self._manager, session):
                 await self._replay([entry for entry in session.journal if is_known(entry)], shown)
             self._revision = session.revision
 
@@ -187,13 +188,13 @@ class SessionConnection:
     async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
         """Send a notification on the standalone stream; one that cannot be sent is dropped."""
         try:
-            await self._emit(messages.notification(method, params))
+            await self._emit(jsonrpc.notification(method, params))
         except (SessionError, SessionGone):
             _log.debug("message.dropped", session=short_key(self._key), method=method)
 
     async def _emit(self, message: dict[str, Any]) -> None:
         if self._standalone is None or self._standalone.key != self._key:
-            self._standalone = PatientLog(self._log, self._key, STANDALONE, shared=True)
+            self._standalone = StreamAppender(self._log, self._key, STANDALONE, shared=True)
         await self._standalone.append(message, seconds=_STORE_PATIENCE)
 
 

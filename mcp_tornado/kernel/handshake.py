@@ -9,11 +9,12 @@ from mcp_types import InitializeRequestParams
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERSION, MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
-from mcp_tornado.kernel import ambient, messages
+from mcp_tornado import jsonrpc
+from mcp_tornado.hosting.context import session_context, sessionless_context
+from mcp_tornado.hosting.request import InboundRequest
+from mcp_tornado.jsonrpc import JSONObject, Request
 from mcp_tornado.kernel.calls import CallContext, failure
 from mcp_tornado.kernel.connections import ConnectionPool
-from mcp_tornado.kernel.inbound import InboundRequest
-from mcp_tornado.kernel.messages import JSONObject, Request
 from mcp_tornado.kernel.outgoing import OutgoingRequests
 from mcp_tornado.sessions import ClientInfo, ErrorCode, Session, SessionError, SessionManager, session_key
 
@@ -68,9 +69,9 @@ class Handshake:
         connection.connection.session_id = session_key(new_id) if new_id is not None else key
         context = CallContext(key or "", request, None, inbound.shown(key), self._outgoing)
         surrounding = (
-            ambient.in_session(self._manager, session)
+            session_context(self._manager, session)
             if session is not None
-            else ambient.without_session(self._manager, inbound)
+            else sessionless_context(self._manager, inbound)
         )
         try:
             try:
@@ -78,7 +79,7 @@ class Handshake:
                     value = await connection.on_request(context, request.method, request.params)
             except Exception as exception:
                 return Initialized(failure(request.id, exception).message, None)
-            response = messages.result(request.id, value)
+            response = jsonrpc.result(request.id, value)
             if not self._issue_sessions:
                 return Initialized(response, None)
             version, params = connection.connection.protocol_version, dict(request.params or {})
@@ -158,7 +159,7 @@ class Handshake:
 def _named(client: ClientInfo, params: JSONObject) -> ClientInfo:
     """Return the client with the name and version that its `clientInfo` gives, where it gives one."""
     info = params.get("clientInfo")
-    name, version = (info.get("name"), info.get("version")) if messages.is_object(info) else (None, None)
+    name, version = (info.get("name"), info.get("version")) if jsonrpc.is_object(info) else (None, None)
     return replace(
         client,
         name=name if isinstance(name, str) else None,

@@ -11,34 +11,22 @@ from typing import Any, Final
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, is_version_at_least
 from starlette.requests import Request as StarletteRequest
 
-from mcp_tornado.kernel import ambient, messages
+from mcp_tornado import jsonrpc
+from mcp_tornado.cluster.mailbox import Mailbox
+from mcp_tornado.cluster.membership import DEFAULT_TIMES, Membership, MembershipTimes
+from mcp_tornado.hosting.context import session_context, sessionless_context
+from mcp_tornado.hosting.host import HostedServer, without_idle_tracing
+from mcp_tornado.hosting.request import InboundRequest
+from mcp_tornado.hosting.request_state import shared_request_state
+from mcp_tornado.jsonrpc import JSONObject, Message, Notification, Reply, Request, RequestId
 from mcp_tornado.kernel.announcements import Announcements, announcing
 from mcp_tornado.kernel.calls import Call, CallContext
 from mcp_tornado.kernel.connections import ConnectionPool, SessionConnection
 from mcp_tornado.kernel.handshake import Handshake, Initialized
-from mcp_tornado.kernel.hosting import HostedServer, without_idle_tracing
-from mcp_tornado.kernel.inbound import InboundRequest
-from mcp_tornado.kernel.mail import Mail
-from mcp_tornado.kernel.messages import JSONObject, Message, Notification, Reply, Request, RequestId
-from mcp_tornado.kernel.orphans import Orphans
 from mcp_tornado.kernel.outgoing import OutgoingRequests
-from mcp_tornado.kernel.patience import Patience
-from mcp_tornado.kernel.processes import PULSE, Processes, Pulse
-from mcp_tornado.kernel.readers import Readers
-from mcp_tornado.kernel.request_state import shared_request_state
-from mcp_tornado.kernel.responses import Answer, ResponseStream, SessionExchange
 from mcp_tornado.kernel.routing import Routing
-from mcp_tornado.kernel.standalone import StandaloneStreams
-from mcp_tornado.kernel.stateless import LISTEN, Handle, StandaloneExchange, StatelessEra
-from mcp_tornado.kernel.streams import (
-    BACKGROUND,
-    RESPONSE,
-    STANDALONE,
-    StreamReader,
-    is_received,
-    just_before,
-)
-from mcp_tornado.kernel.subscriptions import Published
+from mcp_tornado.kernel.stateless import LISTEN, Handle, StatelessEra, StatelessExchange
+from mcp_tornado.kernel.subscriptions import EventRelay
 from mcp_tornado.log import get_logger
 from mcp_tornado.metrics import Metrics
 from mcp_tornado.sessions import (
@@ -54,6 +42,13 @@ from mcp_tornado.sessions import (
     short_key,
 )
 from mcp_tornado.sessions.journal import JOURNALED_METHODS, has_room, with_entry
+from mcp_tornado.streams.names import BACKGROUND, RESPONSE, STANDALONE, is_received, just_before
+from mcp_tornado.streams.orphans import Orphans
+from mcp_tornado.streams.reader import StreamReader
+from mcp_tornado.streams.readers import StreamReaders
+from mcp_tornado.streams.responses import Answer, ResponseStream, SessionExchange
+from mcp_tornado.streams.standalone import StandaloneStreams
+from mcp_tornado.streams.timers import SharedTimer
 
 _log = get_logger(__name__)
 
@@ -83,7 +78,7 @@ class Kernel:
         json_responses: Whether a POST on `/mcp` never becomes a stream.
         issue_sessions: Whether `initialize` makes a session.
         request_state_keys: With which `requestState` is sealed; see `SharedKeys`.
-        pulse: How often this process says that it lives.
+        times: The times of the heartbeats; see `MembershipTimes`.
     """
 
     def __init__(
@@ -97,32 +92,32 @@ class Kernel:
         json_responses: bool,
         issue_sessions: bool,
         request_state_keys: Sequence[str] = (),
-        pulse: Pulse = PULSE,
+        times: MembershipTimes = DEFAULT_TIMES,
     ) -> None:
         self._server = hosted.server
         self._manager = manager
         self._log = log
         self._metrics = metrics
-        self._patience = None if json_responses else Patience(stream_after)
+        self._patience = None if json_responses else SharedTimer(stream_after)
         self._issue_sessions = issue_sessions
         self._request_state_keys = request_state_keys
-        self._processes = Processes(log, manager, pulse, self._revived)
-        process = self._processes.name
-        self._mail = Mail(log, self._processes)
+        self._membership = Membership(log, manager, times, self._revived)
+        process = self._membership.name
+        self._mailbox = Mailbox(log, self._membership)
         self._outgoing = OutgoingRequests(process)
         self._calls: dict[str, list[Call]] = {}
-        self._readers = Readers(log, self._lives, Orphans(log, self._processes), process)
-        self._standalone = StandaloneStreams(log, self._processes, self._mail, self._readers, self._spawn_aside)
+        self._readers = StreamReaders(log, self._lives, Orphans(log, self._membership), process)
+        self._standalone = StandaloneStreams(log, self._membership, self._mailbox, self._readers, self._spawn_detached)
         self._routing = Routing(
-            self._mail,
+            self._mailbox,
             self._outgoing,
             self._cancel,
             self._forget_soon,
             lambda key: self._pool.drop(key),
             self._spawn,
-            self._spawn_aside,
+            self._spawn_detached,
         )
-        self._exchanges: set[StandaloneExchange] = set()
+        self._exchanges: set[StatelessExchange] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         """What a drain waits for."""
         self._aside: set[asyncio.Task[Any]] = set()
@@ -145,14 +140,14 @@ class Kernel:
             SessionError: `STORE_UNAVAILABLE`.
         """
         announcements = Announcements(self._server, self._manager, self._log) if self._issue_sessions else None
-        published = Published(self._server, self._mail, announcements)
+        published = EventRelay(self._server, self._mailbox, announcements)
         async with AsyncExitStack() as stack:
             # Before the lifespan, which may say that the server now has other tools than before it was started anew.
             stack.enter_context(published.noted())
             lifespan_state = await stack.enter_async_context(self._server.lifespan(self._server))
             # After the lifespan: it may be what sets tracing up.
             stack.enter_context(without_idle_tracing(self._server))
-            sealed = shared_request_state(self._server, self._log, self._processes.name, self._request_state_keys)
+            sealed = shared_request_state(self._server, self._log, self._membership.name, self._request_state_keys)
             await stack.enter_async_context(sealed)
             options = announcing(self._server) if published.reaches_sessions else None
             connect = partial(
@@ -161,9 +156,9 @@ class Kernel:
             self._pool = ConnectionPool(connect, self._calls.__contains__)
             self._handshake = Handshake(self._manager, self._pool, self._outgoing, issue_sessions=self._issue_sessions)
             self._stateless = StatelessEra(self._server, lifespan_state)
-            await self._processes.join()
-            await self._mail.start()
-            keepers = [asyncio.create_task(self._keep_alive()), asyncio.create_task(self._processes.live())]
+            await self._membership.join()
+            await self._mailbox.start()
+            keepers = [asyncio.create_task(self._keep_alive()), asyncio.create_task(self._membership.run())]
             try:
                 async with published.told():
                     yield
@@ -172,8 +167,8 @@ class Kernel:
                 for keeper in keepers:
                     keeper.cancel()
                 await asyncio.gather(*keepers, return_exceptions=True)
-                await self._mail.stop()
-                await self._processes.leave()
+                await self._mailbox.stop()
+                await self._membership.leave()
 
     # ------------------------------------------------------------------ sessions
 
@@ -224,7 +219,7 @@ class Kernel:
         self._spawn(self._forget(key))
 
     def _revived(self, lost_mail: bool) -> None:
-        self._mail.rewind()
+        self._mailbox.rewind()
         if lost_mail:
             self._outgoing.give_up()
 
@@ -239,8 +234,8 @@ class Kernel:
         Raises:
             SessionError: `INVALID_REQUEST`, or the server is draining.
         """
-        batch = messages.is_list(body)
-        parsed = self._parse_batch(session, body) if messages.is_list(body) else [messages.parse(body)]
+        batch = jsonrpc.is_list(body)
+        parsed = self._parse_batch(session, body) if jsonrpc.is_list(body) else [jsonrpc.parse(body)]
         requests = [message for message in parsed if isinstance(message, Request)]
         stream = None
         if requests:
@@ -249,7 +244,7 @@ class Kernel:
                 self._log,
                 session.key,
                 RESPONSE,
-                process=self._processes.name,
+                process=self._membership.name,
                 requests=[request.id for request in requests],
                 primed=session.protocol_version in _PRIMED_VERSIONS,
                 as_list=batch,
@@ -268,7 +263,7 @@ class Kernel:
         Raises:
             SessionError: `INVALID_REQUEST`, `SESSION_NOT_FOUND`, `STORE_UNAVAILABLE`, or the server is draining.
         """
-        message = messages.parse(body)
+        message = jsonrpc.parse(body)
         stream = None
         if isinstance(message, Request):
             if message.method == "initialize":
@@ -279,7 +274,7 @@ class Kernel:
                 self._log,
                 session.key,
                 BACKGROUND,
-                process=self._processes.name,
+                process=self._membership.name,
                 requests=[message.id],
                 primed=True,
                 on_gone=partial(self._forget_soon, session.key),
@@ -305,7 +300,7 @@ class Kernel:
         """Cancel a request that runs in this process; say whether there is one."""
         # The newest that has no answer yet: clients reuse ids.
         calls = reversed(self._calls.get(key, ()))
-        return any(call.cancel() for call in calls if messages.digest(call.request.id) == digest)
+        return any(call.cancel() for call in calls if jsonrpc.digest(call.request.id) == digest)
 
     def _parse_batch(self, session: Session, body: Sequence[Any]) -> list[Message]:
         if session.protocol_version != _BATCH_VERSION:
@@ -313,7 +308,7 @@ class Kernel:
                 ErrorCode.INVALID_REQUEST,
                 f"Revision {session.protocol_version} of MCP has no batches: send one message at a time",
             )
-        parsed = [messages.parse(value) for value in body]
+        parsed = [jsonrpc.parse(value) for value in body]
         if not parsed:
             raise SessionError(ErrorCode.INVALID_REQUEST, "A batch holds at least one message")
         if len(parsed) > _MAX_BATCH:
@@ -356,7 +351,7 @@ class Kernel:
         call = Call(request, context, stream, metrics=self._metrics, spawn=self._spawn)
         self._calls.setdefault(session.key, []).append(call)
         journaled = request.method in JOURNALED_METHODS
-        with ambient.in_session(self._manager, session):
+        with session_context(self._manager, session):
             if journaled and not has_room(session.journal, request.method, request.params or {}):
                 task = call.refuse(_journal_full())
             elif journaled:
@@ -370,7 +365,7 @@ class Kernel:
         self._tasks.discard(task)
         if call.is_being_answered:
             # Whoever resumes its stream in this moment must not take it for ended.
-            self._spawn_aside(self._remove_once_answered(key, call))
+            self._spawn_detached(self._remove_once_answered(key, call))
         else:
             self._remove(key, call)
 
@@ -406,7 +401,7 @@ class Kernel:
     ) -> None:
         if notification.method == "notifications/cancelled":
             request_id = (notification.params or {}).get("requestId")
-            if messages.is_request_id(request_id):
+            if jsonrpc.is_request_id(request_id):
                 await self._routing.cancel(session.key, request_id)
         elif notification.method == "notifications/progress":
             await self._routing.progress(session.key, notification)
@@ -416,7 +411,7 @@ class Kernel:
             )
             connection.applied(updated)
         context = CallContext(session.key, None, None, shown, self._outgoing)
-        with ambient.in_session(self._manager, session):
+        with session_context(self._manager, session):
             self._spawn(_contained(connection.on_notify(context, notification.method, notification.params)))
 
     # ------------------------------------------------------------------ streams of a session
@@ -488,13 +483,13 @@ class Kernel:
     def release(self, reader: StreamReader) -> None:
         """Say that a reader is no longer read."""
         if self._readers.release(reader):
-            self._spawn_aside(self._standalone.give_up(reader.key))
+            self._spawn_detached(self._standalone.give_up(reader.key))
 
     # ------------------------------------------------------------------ requests that stand alone
 
     async def stateless(
         self, body: Any, inbound: InboundRequest, *, accepts_stream: bool
-    ) -> StandaloneExchange | Answer | None:
+    ) -> StatelessExchange | Answer | None:
         """Handle one message of the stateless era (MCP 2026-07-28, basic/transports).
 
         Returns:
@@ -503,7 +498,7 @@ class Kernel:
         Raises:
             SessionError: `INVALID_REQUEST`, `NOT_ACCEPTABLE`, or the server is draining.
         """
-        message = messages.parse(body)
+        message = jsonrpc.parse(body)
         if isinstance(message, Notification):
             return self._stateless.check_notification(inbound)
         if isinstance(message, Reply):
@@ -523,7 +518,7 @@ class Kernel:
 
     def without_session(
         self, body: Any, protocol_version: str | None, inbound: InboundRequest
-    ) -> StandaloneExchange | None:
+    ) -> StatelessExchange | None:
         """Handle one handshake-era message on its own, for a client that holds no session.
 
         Args:
@@ -537,7 +532,7 @@ class Kernel:
         Raises:
             SessionError: `INVALID_REQUEST`, or the server is draining.
         """
-        message = messages.parse(body)
+        message = jsonrpc.parse(body)
         if not isinstance(message, Request):
             return None
         self._check_draining()
@@ -553,12 +548,12 @@ class Kernel:
         handle: Handle,
         *,
         always_streams: bool = False,
-    ) -> StandaloneExchange:
-        exchange = StandaloneExchange(
+    ) -> StatelessExchange:
+        exchange = StatelessExchange(
             request, handle, patience=self._patience, always_streams=always_streams, metrics=self._metrics
         )
         self._exchanges.add(exchange)
-        with ambient.without_session(self._manager, inbound):
+        with sessionless_context(self._manager, inbound):
             task = self._spawn(exchange.run())
         task.add_done_callback(lambda _: self._exchanges.discard(exchange))
         return exchange
@@ -627,7 +622,7 @@ class Kernel:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         return _kept(asyncio.create_task(work), self._tasks)
 
-    def _spawn_aside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _spawn_detached(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         return _kept(asyncio.create_task(work), self._aside)
 
 

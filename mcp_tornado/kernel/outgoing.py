@@ -12,8 +12,8 @@ from mcp.shared.dispatcher import CallOptions, ProgressFnT
 from mcp.shared.exceptions import MCPError
 from mcp_types import REQUEST_TIMEOUT, ErrorData
 
-from mcp_tornado.kernel import messages
-from mcp_tornado.kernel.messages import CALL_LOST, JSONObject, Notification, Reply, RequestId
+from mcp_tornado import jsonrpc
+from mcp_tornado.jsonrpc import CALL_LOST, JSONObject, Notification, Reply, RequestId
 from mcp_tornado.log import get_logger
 
 _log = get_logger(__name__)
@@ -62,7 +62,7 @@ class OutgoingRequests:
         pending = _Pending(session_key, asyncio.get_running_loop().create_future(), on_progress)
         self._pending[request_id] = pending
         try:
-            await send(messages.request(request_id, method, params))
+            await send(jsonrpc.request(request_id, method, params))
             async with asyncio.timeout(options.get("timeout")):
                 reply = await pending.reply
         except TimeoutError:
@@ -103,7 +103,7 @@ class OutgoingRequests:
         params = notification.params or {}
         token, progress = params.get("progressToken"), params.get("progress")
         total, message = params.get("total"), params.get("message")
-        pending = self._find(session_key, token) if messages.is_request_id(token) else None
+        pending = self._find(session_key, token) if jsonrpc.is_request_id(token) else None
         if pending is None or pending.on_progress is None or not isinstance(progress, int | float):
             return
         await pending.on_progress(
@@ -120,4 +120,4 @@ class OutgoingRequests:
     async def _withdraw(self, send: Send, request_id: str, reason: str, options: CallOptions) -> None:
         """Tell the client that nobody waits any more (MCP, basic/utilities/cancellation)."""
         if options.get("cancel_on_abandon", True):
-            await send(messages.notification("notifications/cancelled", {"requestId": request_id, "reason": reason}))
+            await send(jsonrpc.notification("notifications/cancelled", {"requestId": request_id, "reason": reason}))

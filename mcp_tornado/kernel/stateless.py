@@ -37,17 +37,17 @@ from mcp_types import (
 )
 from starlette.requests import Request as StarletteRequest
 
-from mcp_tornado.kernel import messages
+from mcp_tornado import jsonrpc
+from mcp_tornado.hosting.request import InboundRequest, LazyHeaders
+from mcp_tornado.jsonrpc import JSONObject, Request, RequestId
 from mcp_tornado.kernel.calls import TRANSPORT_KIND, failure
-from mcp_tornado.kernel.inbound import InboundRequest, LazyHeaders
-from mcp_tornado.kernel.messages import JSONObject, Request, RequestId
-from mcp_tornado.kernel.patience import Patience
-from mcp_tornado.kernel.responses import Answer, Outcome, encoded
-from mcp_tornado.kernel.streams import Frame, FrameQueue, FrameReader
 from mcp_tornado.log import get_logger
 from mcp_tornado.metrics import Metrics
 from mcp_tornado.sessions import ErrorCode, SessionError
 from mcp_tornado.sessions.encoding import encode
+from mcp_tornado.streams.frames import Frame, FrameQueue, FrameReader
+from mcp_tornado.streams.responses import Answer, Outcome, encoded
+from mcp_tornado.streams.timers import SharedTimer
 
 _log = get_logger(__name__)
 
@@ -65,7 +65,7 @@ _PARAM_PREFIX: Final = MCP_PARAM_HEADER_PREFIX.lower()
 _ROUTING_HEADERS: Final = frozenset({MCP_PROTOCOL_VERSION_HEADER, MCP_METHOD_HEADER, MCP_NAME_HEADER})
 
 
-class StandaloneContext:
+class StatelessContext:
     """What the SDK's kernel is given for a request that stands alone: the SDK's `DispatchContext`.
 
     There is no way back: the server cannot send requests. Notifications go to `emit`.
@@ -99,16 +99,16 @@ class StandaloneContext:
     async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
         """Send a notification on the request's stream, if it can have one."""
         if self._emit is not None:
-            await self._emit(messages.notification(method, params))
+            await self._emit(jsonrpc.notification(method, params))
 
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         """Report progress, if the client asked for it."""
-        token = messages.progress_token(self._request.params) if self._request is not None else None
+        token = jsonrpc.progress_token(self._request.params) if self._request is not None else None
         if token is not None:
-            await self.notify("notifications/progress", messages.progress_params(token, progress, total, message))
+            await self.notify("notifications/progress", jsonrpc.progress_params(token, progress, total, message))
 
 
-class StandaloneExchange:
+class StatelessExchange:
     """One request that stands alone, as the web layer answers it. A disconnect cancels it.
 
     Args:
@@ -124,7 +124,7 @@ class StandaloneExchange:
         request: Request,
         handle: Handle,
         *,
-        patience: Patience | None,
+        patience: SharedTimer | None,
         always_streams: bool,
         metrics: Metrics,
     ) -> None:
@@ -147,7 +147,7 @@ class StandaloneExchange:
             try:
                 value = await self._handle(self._emit if may_stream else None)
                 outcome = "error" if value.get("isError") is True else "ok"
-                answer = messages.result(self.request.id, value)
+                answer = jsonrpc.result(self.request.id, value)
             except Exception as exception:
                 outcome = "error"
                 answer = failure(self.request.id, exception).message
@@ -172,12 +172,12 @@ class StandaloneExchange:
         """Return the JSON answer, or `None` where `frames` are to be streamed."""
         if self._always_streams:
             return None
-        wait = self._patience.after(self._decided.set) if self._patience is not None else None
+        wait = self._patience.call_later(self._decided.set) if self._patience is not None else None
         try:
             await self._decided.wait()
         finally:
             if wait is not None:
-                wait.call_off()
+                wait.cancel()
         if self._queue.closed:  # the client has hung up
             return Answer(200, b"")
         return None if self._emitted else self._answer
@@ -207,16 +207,16 @@ def http_status(message: JSONObject) -> int:
 
 def envelope_version(value: Any) -> Any:
     """Return the revision that a message's envelope names (MCP 2026-07-28, basic); `None` where it has no envelope."""
-    params = value.get("params") if messages.is_object(value) else None
-    meta = params.get("_meta") if messages.is_object(params) else None
-    return meta.get(PROTOCOL_VERSION_META_KEY) if messages.is_object(meta) else None
+    params = value.get("params") if jsonrpc.is_object(value) else None
+    meta = params.get("_meta") if jsonrpc.is_object(params) else None
+    return meta.get(PROTOCOL_VERSION_META_KEY) if jsonrpc.is_object(meta) else None
 
 
 def _reject(request_id: RequestId | None, rejection: InboundLadderRejection) -> Answer:
     error: dict[str, Any] = {"code": rejection.code, "message": rejection.message}
     if rejection.data is not None:
         error["data"] = rejection.data
-    refused = messages.error(request_id, error)
+    refused = jsonrpc.error(request_id, error)
     return Answer(http_status(refused), encode(refused))
 
 
@@ -298,7 +298,7 @@ class StatelessEra:
     ) -> dict[str, Any]:
         return await serve_one(
             self._server,
-            StandaloneContext(request, shown, emit),
+            StatelessContext(request, shown, emit),
             request.method,
             request.params,
             connection=connection,
@@ -316,7 +316,7 @@ class StatelessEra:
         name, arguments = params.get("name"), params.get("arguments")
         if request.method != "tools/call" or not isinstance(name, str):
             return None
-        if arguments is not None and not messages.is_object(arguments):
+        if arguments is not None and not jsonrpc.is_object(arguments):
             return None
         if not arguments and not any(header.startswith(_PARAM_PREFIX) for header, _ in inbound.headers):
             return None

@@ -12,8 +12,8 @@ from mcp.server.lowlevel.server import Server
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
 from mcp.shared.subscriptions import ServerEvent, event_from_wire, event_to_notification
 
+from mcp_tornado.cluster.mailbox import Content, Mailbox
 from mcp_tornado.kernel.announcements import Announcements
-from mcp_tornado.kernel.mail import Content, Mail
 from mcp_tornado.kernel.stateless import LISTEN
 from mcp_tornado.log import get_logger
 
@@ -33,7 +33,7 @@ _came_by_mail: ContextVar[bool] = ContextVar("_came_by_mail", default=False)
 """Whether what is published here and now came from another process: it is not to be told again."""
 
 
-class Teller(Protocol):
+class EventSink(Protocol):
     """Tells somebody what was published."""
 
     def take(self, event: ServerEvent) -> None:
@@ -49,7 +49,7 @@ class Teller(Protocol):
         ...
 
 
-class Published:
+class EventRelay:
     """What is published on a server's bus in this process: the other processes are told, and so are all sessions.
 
     Whoever publishes waits for nothing, and those who listen in this process hear it whether or not the store is there.
@@ -57,15 +57,15 @@ class Published:
 
     Args:
         server: The server.
-        mail: Reaches the other processes.
+        mailbox: Sends messages to the other processes.
         announcements: Reaches the sessions; `None` where none are made.
     """
 
-    def __init__(self, server: Server[Any], mail: Mail, announcements: Announcements | None) -> None:
+    def __init__(self, server: Server[Any], mailbox: Mailbox, announcements: Announcements | None) -> None:
         self._bus = _bus_of(server)
-        self._tellers: list[Teller] = []
+        self._tellers: list[EventSink] = []
         if self._bus is not None:
-            self._tellers = [_Bridge(self._bus, mail)]
+            self._tellers = [_Bridge(self._bus, mailbox)]
             if announcements is not None:
                 self._tellers.append(announcements)
         self.reaches_sessions: Final = announcements in self._tellers
@@ -120,19 +120,19 @@ class _Bridge:
     store does not take in a few attempts is dropped, with a warning.
     """
 
-    def __init__(self, bus: InMemorySubscriptionBus, mail: Mail) -> None:
+    def __init__(self, bus: InMemorySubscriptionBus, mailbox: Mailbox) -> None:
         self._bus = bus
-        self._mail = mail
+        self._mailbox = mailbox
         self._untold: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
-        mail.on(PUBLISHED, self._publish)
+        mailbox.register(PUBLISHED, self._publish)
 
     def take(self, event: ServerEvent) -> None:
-        """See `Teller.take`."""
+        """See `EventSink.take`."""
         notification = event_to_notification(event, {})
         self._untold.put_nowait(notification.model_dump(mode="json", by_alias=True, exclude_none=True))
 
     async def tell(self) -> None:
-        """See `Teller.tell`; it is the other processes that are told."""
+        """See `EventSink.tell`; it is the other processes that are told."""
         while True:
             events = [await self._untold.get(), *self._waiting(_AT_ONCE - 1)]
             if not await self._tell(events):
@@ -143,14 +143,14 @@ class _Bridge:
                 self._untold.task_done()
 
     async def all_told(self) -> None:
-        """See `Teller.all_told`."""
+        """See `EventSink.all_told`."""
         await self._untold.join()
 
-    async def _publish(self, mail: Content) -> bool:
+    async def _publish(self, content: Content) -> bool:
         """Publish in this process what another one tells; events of a kind that is not known yet are passed over."""
         token = _came_by_mail.set(True)
         try:
-            for notification in mail["events"]:
+            for notification in content["events"]:
                 event = event_from_wire(notification["method"], notification.get("params"))
                 if event is not None:
                     await self._bus.publish(event)
@@ -165,6 +165,6 @@ class _Bridge:
         for pause in _PAUSES:
             await asyncio.sleep(pause)
             with suppress(Exception):  # the guard of the store has logged it
-                await self._mail.broadcast(PUBLISHED, {"events": events})
+                await self._mailbox.broadcast(PUBLISHED, {"events": events})
                 return True
         return False

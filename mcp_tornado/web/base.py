@@ -20,11 +20,12 @@ from tornado.httputil import HTTPHeaders
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, stream_request_body
 
-from mcp_tornado.kernel import Frame, FrameReader, InboundRequest
+from mcp_tornado.hosting import InboundRequest
 from mcp_tornado.log import INFO, get_logger
 from mcp_tornado.metrics import OTHER
 from mcp_tornado.sessions import ClientInfo, ErrorCode, SessionError
 from mcp_tornado.sessions.encoding import encode
+from mcp_tornado.streams.frames import Frame, FrameReader
 from mcp_tornado.web.services import Services
 from mcp_tornado.web.validation import SESSION_HEADER, SessionValidationMixin
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from mcp_tornado.kernel.messages import decode, is_object, is_request_id
+from mcp_tornado.jsonrpc import decode, is_object, is_request_id
 from mcp_tornado.log import get_logger
 from mcp_tornado.sessions import ErrorCode, SessionError
 from mcp_tornado.web.base import EVENT_STREAM, BaseHandler

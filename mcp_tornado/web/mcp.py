@@ -5,16 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mcp_tornado.kernel import (
-    HANDSHAKE_VERSIONS,
-    STATELESS_VERSIONS,
-    Answer,
-    SessionExchange,
-    StandaloneExchange,
-    envelope_version,
-)
-from mcp_tornado.kernel.messages import Request, decode, is_object, parse
+from mcp_tornado.jsonrpc import Request, decode, is_object, parse
+from mcp_tornado.kernel import HANDSHAKE_VERSIONS, STATELESS_VERSIONS, StatelessExchange, envelope_version
 from mcp_tornado.sessions import ErrorCode, Session, SessionError
+from mcp_tornado.streams.responses import Answer, SessionExchange
 from mcp_tornado.web.base import EVENT_STREAM, JSON, BaseHandler
 from mcp_tornado.web.validation import SESSION_HEADER, VERSION_HEADER, unsupported_version
 
@@ -99,7 +93,7 @@ class MCPHandler(BaseHandler):
             self.set_header(SESSION_HEADER, done.session_id)
         self.write_json(done.response)
 
-    async def _answer(self, exchange: SessionExchange | StandaloneExchange | Answer | None) -> None:
+    async def _answer(self, exchange: SessionExchange | StatelessExchange | Answer | None) -> None:
         if exchange is None:
             self.write_nothing(202)
             return

@@ -11,10 +11,10 @@ from typing import Final
 
 from tornado.web import RequestHandler
 
-from mcp_tornado.config import Settings
 from mcp_tornado.kernel import Kernel
 from mcp_tornado.metrics import Metrics
 from mcp_tornado.sessions import SessionManager
+from mcp_tornado.settings import Settings
 from mcp_tornado.web.guards import HostGuard, OriginGuard
 
 SERVICES_KEY: Final = "mcp_tornado"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from mcp_tornado.kernel.messages import decode, is_object
+from mcp_tornado.jsonrpc import decode, is_object
 from mcp_tornado.sessions import ErrorCode, Session, SessionError, short_key
 from mcp_tornado.web.base import BaseHandler
 from mcp_tornado.web.validation import SESSION_HEADER

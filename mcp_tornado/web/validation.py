@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Final
 import structlog
 from tornado.web import RequestHandler
 
+from mcp_tornado.jsonrpc import error
 from mcp_tornado.kernel import HANDSHAKE_VERSIONS
-from mcp_tornado.kernel.messages import error
 from mcp_tornado.log import get_logger
 from mcp_tornado.sessions import ErrorCode, Session, SessionError, is_well_formed, session_key, short_key
 from mcp_tornado.sessions.encoding import encode

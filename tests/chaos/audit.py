@@ -11,8 +11,8 @@ from typing import Any, Final
 import httpx2
 import orjson
 
-from mcp_tornado.kernel.streams import STANDALONE
 from mcp_tornado.sessions import EventId
+from mcp_tornado.streams.names import STANDALONE
 from tests.chaos.clients import ACCEPT, ANSWER_LIMIT, RETRY_SECONDS, SharedTransport, World
 from tests.chaos.evidence import SessionRecords, sessions_in, stream_of
 from tests.chaos.marks import Mark

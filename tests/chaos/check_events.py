@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from mcp_tornado.kernel.streams import STANDALONE, is_received
 from mcp_tornado.sessions import EventId
+from mcp_tornado.streams.names import STANDALONE, is_received
 from tests.chaos.evidence import Seen, SessionRecords, call_of, seen_event, stream_of
 from tests.chaos.faults import LIVE_LIMIT, Fault, Row
 from tests.chaos.marks import Mark, marks_in

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
-from mcp_tornado.kernel.streams import STANDALONE, is_received
 from mcp_tornado.sessions import EventId
+from mcp_tornado.streams.names import STANDALONE, is_received
 from tests.chaos.marks import Mark, marks_in
 from tests.chaos.records import Exchange, Message, Outcome, Passed, Pause, is_response, succeeded
 

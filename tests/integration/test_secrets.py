@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mcp_tornado.config import describe, load_settings
 from mcp_tornado.sessions import system_clock
+from mcp_tornado.settings import describe, load_settings
 from mcp_tornado.stores.plugins import StorePluginError, open_store
 from tests.conftest import DID_NOT_RUN
 from tests.integration.conftest import DEADLINE, Server, command, environment, error_code, until, wire_to

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pytest
 
-from mcp_tornado.kernel.request_state import KEPT_KEY
+from mcp_tornado.hosting.request_state import KEPT_KEY
 from mcp_tornado.sessions import EventLog, system_clock
 from mcp_tornado.stores.plugins import open_store
 from tests.integration.conftest import EVERYTHING, Events, Server, Wire, command, environment, wire_to

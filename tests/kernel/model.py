@@ -24,10 +24,10 @@ from mcp_types import (
     TextContent,
 )
 
-from mcp_tornado.kernel import Answer
-from mcp_tornado.kernel.messages import CALL_LOST, REQUEST_CANCELLED
+from mcp_tornado.jsonrpc import CALL_LOST, REQUEST_CANCELLED
 from mcp_tornado.sessions import EventId
 from mcp_tornado.sessions.ids import session_key
+from mcp_tornado.streams.responses import Answer
 from tests.kernel.simulation import INBOUND, RULES, Connection, Process, World
 
 SAID: Final = "said"

@@ -23,7 +23,8 @@ from typing import Final
 from unittest import mock
 
 from mcp_tornado import log
-from mcp_tornado.kernel import InboundRequest, Kernel, host
+from mcp_tornado.hosting import InboundRequest, host
+from mcp_tornado.kernel import Kernel
 from mcp_tornado.metrics import Metrics
 from mcp_tornado.sessions import CleanupService, ErrorCode, SessionError, SessionManager, SessionRules
 from mcp_tornado.sessions import manager as manager_module
@@ -79,6 +80,10 @@ def _create_task(loop, coroutine, context=None):
     return task
 
 
+SIMULATED = ("mcp_tornado.cluster.", "mcp_tornado.hosting.", "mcp_tornado.kernel.", "mcp_tornado.streams.", "tenacity")
+"""The modules that are given the simulated clock."""
+
+
 class World:
     """The loop, the store and the processes, all of them made from one seed.
 
@@ -101,7 +106,7 @@ class World:
         self._patches = contextlib.ExitStack()
         simulated_time = SimpleNamespace(monotonic=self.loop.time, perf_counter=time.perf_counter)
         for name, module in list(sys.modules.items()):
-            if name.startswith(("mcp_tornado.kernel.", "tenacity")) and getattr(module, "time", None) is time:
+            if name.startswith(SIMULATED) and getattr(module, "time", None) is time:
                 self._patches.enter_context(mock.patch.object(module, "time", simulated_time))
         self._patches.enter_context(mock.patch.object(log, "_threshold", logging.CRITICAL))
         self._patches.enter_context(mock.patch.object(secrets, "token_hex", self._token))

@@ -16,15 +16,15 @@ from mcp.server.lowlevel.server import Server
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
 from mcp.shared.subscriptions import PromptsListChanged, ResourcesListChanged, ResourceUpdated, ToolsListChanged
 
+from mcp_tornado.cluster.mailbox import Mailbox
+from mcp_tornado.cluster.membership import DEFAULT_TIMES, Membership
 from mcp_tornado.kernel.announcements import Announcements
-from mcp_tornado.kernel.mail import Mail
-from mcp_tornado.kernel.processes import PULSE, Processes
-from mcp_tornado.kernel.streams import STANDALONE
-from mcp_tornado.kernel.subscriptions import Published
+from mcp_tornado.kernel.subscriptions import EventRelay
 from mcp_tornado.metrics import Metrics
 from mcp_tornado.sessions import ClientInfo, Session, SessionManager, SessionRules, StoreUnavailable, system_clock
 from mcp_tornado.sessions.guard import GuardedEventLog, StoreGuard
 from mcp_tornado.stores.memory import MemoryStore
+from mcp_tornado.streams.names import STANDALONE
 
 pytestmark = pytest.mark.anyio
 
@@ -72,9 +72,9 @@ class Process:
             on_subscriptions_listen=ListenHandler(self.bus),
             on_subscribe_resource=subscription if has_subscriptions else None,
         )
-        self.mail = Mail(self.log, Processes(self.log, self.manager, PULSE, lambda _: None))
+        self.mailbox = Mailbox(self.log, Membership(self.log, self.manager, DEFAULT_TIMES, lambda _: None))
         self.announcements = Announcements(self.server, self.manager, self.log)
-        self.published = Published(self.server, self.mail, self.announcements)
+        self.published = EventRelay(self.server, self.mailbox, self.announcements)
 
     async def session(self, **more: Any) -> str:
         _, session = await self.manager.create(
@@ -278,7 +278,7 @@ async def test_where_no_sessions_are_made_none_are_told() -> None:
     async with Store(system_clock) as store:
         process = Process(store)
         key = await process.session()
-        published = Published(process.server, process.mail, None)
+        published = EventRelay(process.server, process.mailbox, None)
         assert not published.reaches_sessions
         with published.noted():
             async with published.told():

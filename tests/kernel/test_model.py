@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from mcp_tornado.kernel.mail import EVERYBODY
-from mcp_tornado.kernel.processes import REGISTER
+from mcp_tornado.cluster.mailbox import BROADCAST_LOG
+from mcp_tornado.cluster.membership import REGISTER
 from mcp_tornado.sessions import ClientInfo, SessionError
 from tests.kernel.model import ASIDE, Client, Model
 
@@ -253,7 +253,7 @@ class KernelsAgainstModel(RuleBasedStateMachine):
 
     async def left_behind(self):
         """Return the mailboxes of processes that have ended."""
-        keys = self.world.process_keys - {REGISTER, EVERYBODY}
+        keys = self.world.process_keys - {REGISTER, BROADCAST_LOG}
         return [key for key in sorted(keys) if await self.world.store.read(key, None)]
 
     def what_is_missing(self):

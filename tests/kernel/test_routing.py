@@ -8,9 +8,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from mcp_tornado.kernel.mail import EVERYBODY, Mail
+from mcp_tornado.cluster.mailbox import BROADCAST_LOG, Mailbox
+from mcp_tornado.cluster.membership import DEFAULT_TIMES, Membership
 from mcp_tornado.kernel.outgoing import OutgoingRequests
-from mcp_tornado.kernel.processes import PULSE, Processes
 from mcp_tornado.kernel.routing import Routing
 from mcp_tornado.sessions import ErrorCode, SessionError, system_clock
 from mcp_tornado.stores.memory import MemoryStore
@@ -43,15 +43,15 @@ class Process:
     """What other processes' mail did here."""
 
     def __init__(self, store: MemoryStore) -> None:
-        self.processes = Processes(store, NoManager(), PULSE, pytest.fail)
-        self.mail = Mail(store, self.processes)
+        self.membership = Membership(store, NoManager(), DEFAULT_TIMES, pytest.fail)
+        self.mailbox = Mailbox(store, self.membership)
         self.tasks: list[asyncio.Task[None]] = []
         self.ended: asyncio.Queue[str] = asyncio.Queue()
         self.disconnected: asyncio.Queue[str] = asyncio.Queue()
         self.runs: set[str] = set()
         self.routing = Routing(
-            self.mail,
-            OutgoingRequests(self.processes.name),
+            self.mailbox,
+            OutgoingRequests(self.membership.name),
             lambda key, digest: key == KEY and digest in self.runs,
             self.ended.put_nowait,
             self.disconnected.put_nowait,
@@ -68,9 +68,9 @@ async def two() -> AsyncGenerator[tuple[Away, Process, Process]]:
     async with Away() as store, AsyncExitStack() as stack, asyncio.timeout(30):
         ours, other = Process(store), Process(store)
         for process in (ours, other):
-            await process.processes.join()
-            await process.mail.start()
-            stack.push_async_callback(process.mail.stop)
+            await process.membership.join()
+            await process.mailbox.start()
+            stack.push_async_callback(process.mailbox.stop)
         yield store, ours, other
 
 
@@ -81,7 +81,7 @@ async def test_the_end_of_a_session_is_told_even_if_the_store_is_away_at_first(f
         await ours.routing.session_ended(KEY)
         assert await other.ended.get() == KEY
         await asyncio.gather(*ours.tasks)
-        assert len(await store.read(EVERYBODY, None)) == 1
+        assert len(await store.read(BROADCAST_LOG, None)) == 1
 
 
 async def test_a_new_handshake_is_told():
@@ -95,5 +95,5 @@ async def test_an_id_takes_no_more_room_than_another_where_all_read(request_id):
     """What is long would push out what others have not read yet."""
     async with two() as (store, ours, _):
         await ours.routing.cancel(KEY, request_id)
-        (event,) = await store.read(EVERYBODY, None)
+        (event,) = await store.read(BROADCAST_LOG, None)
         assert len(str(event.message)) < 1000

@@ -19,10 +19,10 @@ from mcp.shared.subscriptions import (
 )
 from structlog.testing import capture_logs
 
+from mcp_tornado.cluster.mailbox import Mailbox
+from mcp_tornado.cluster.membership import DEFAULT_TIMES, Membership
 from mcp_tornado.kernel import subscriptions
-from mcp_tornado.kernel.mail import Mail
-from mcp_tornado.kernel.processes import PULSE, Processes
-from mcp_tornado.kernel.subscriptions import PUBLISHED, Published
+from mcp_tornado.kernel.subscriptions import PUBLISHED, EventRelay
 from mcp_tornado.metrics import Metrics
 from mcp_tornado.sessions import SessionManager, SessionRules, StoreUnavailable, system_clock
 from mcp_tornado.sessions.guard import GuardedEventLog, StoreGuard
@@ -78,23 +78,23 @@ def server_on(bus: InMemorySubscriptionBus) -> Server[Any]:
 
 
 @asynccontextmanager
-async def process(store: Store, bus: InMemorySubscriptionBus) -> AsyncGenerator[Mail]:
+async def process(store: Store, bus: InMemorySubscriptionBus) -> AsyncGenerator[Mailbox]:
     """Run what a process runs of the kernel, as far as it matters here."""
     metrics = Metrics("test")
     log = GuardedEventLog(store, StoreGuard(metrics))
     manager = SessionManager(store, SessionRules(), clock=system_clock, metrics=metrics)
-    processes = Processes(log, manager, PULSE, lambda: None)
-    mail = Mail(log, processes)
-    await processes.join()
-    await mail.start()
+    membership = Membership(log, manager, DEFAULT_TIMES, lambda: None)
+    mailbox = Mailbox(log, membership)
+    await membership.join()
+    await mailbox.start()
     try:
-        published = Published(server_on(bus), mail, None)
+        published = EventRelay(server_on(bus), mailbox, None)
         with published.noted():
             async with published.told():
-                yield mail
+                yield mailbox
     finally:
-        await mail.stop()
-        await processes.leave()
+        await mailbox.stop()
+        await membership.leave()
 
 
 async def test_what_one_process_publishes_is_heard_once_in_each_of_them_in_order(store: Store) -> None:
@@ -147,10 +147,10 @@ async def test_afterwards_nothing_is_told(store: Store) -> None:
 
 async def test_events_of_a_kind_that_is_not_known_are_passed_over(store: Store) -> None:
     here, there = InMemorySubscriptionBus(), InMemorySubscriptionBus()
-    async with process(store, here) as mail, process(store, there):
+    async with process(store, here) as mailbox, process(store, there):
         heard = Heard(there)
         newer = {"method": "notifications/newer", "params": {"of": "a newer version"}}
-        await mail.broadcast(PUBLISHED, {"events": [newer, {"method": "notifications/tools/list_changed"}]})
+        await mailbox.broadcast(PUBLISHED, {"events": [newer, {"method": "notifications/tools/list_changed"}]})
         assert await heard.until(ToolsListChanged()) == [ToolsListChanged()]
 
 
@@ -208,8 +208,8 @@ async def test_a_bus_of_the_users_is_left_alone(store: Store) -> None:
 
 
 async def test_a_server_without_subscriptions_is_served(store: Store) -> None:
-    async with process(store, InMemorySubscriptionBus()) as mail:
-        published = Published(Server("plain"), mail, None)
+    async with process(store, InMemorySubscriptionBus()) as mailbox:
+        published = EventRelay(Server("plain"), mailbox, None)
         with published.noted():
             async with published.told():
                 pass

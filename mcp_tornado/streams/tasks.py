@@ -1,0 +1,52 @@
+"""The background tasks of a process, kept so that its end can wait for them or cancel them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
+"""Starts a background task; see `BackgroundTasks`."""
+
+
+class BackgroundTasks:
+    """Starts tasks and keeps a reference to each until it ends; asyncio itself keeps none.
+
+    A drain waits for the tasks of `spawn`; it does not wait for those of `spawn_detached`. `cancel_all` ends both.
+    """
+
+    def __init__(self) -> None:
+        self._awaited: set[asyncio.Task[Any]] = set()
+        self._detached: set[asyncio.Task[Any]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a task that a drain waits for."""
+        return self.add(asyncio.create_task(work))
+
+    def spawn_detached(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a task that a drain does not wait for."""
+        return _keep(asyncio.create_task(work), self._detached)
+
+    def add(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
+        """Keep a task that somebody else has started, as if `spawn` had."""
+        return _keep(task, self._awaited)
+
+    async def wait(self, timeout: float) -> None:
+        """Wait at most `timeout` seconds for the tasks of `spawn` that run now."""
+        running = [task for task in self._awaited if not task.done()]
+        if running:
+            await asyncio.wait(running, timeout=timeout)
+
+    async def cancel_all(self) -> None:
+        """Cancel every task and wait until all have ended."""
+        tasks = [*self._awaited, *self._detached]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _keep(task: asyncio.Task[None], tasks: set[asyncio.Task[Any]]) -> asyncio.Task[None]:
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+    return task

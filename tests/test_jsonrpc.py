@@ -1,0 +1,208 @@
+"""JSON-RPC messages: bytes to shapes, and back."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mcp_tornado import jsonrpc
+from mcp_tornado.jsonrpc import Notification, Reply, Request
+from mcp_tornado.sessions import ErrorCode, SessionError
+from mcp_tornado.sessions.encoding import encode
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(VALUES)
+def test_what_is_encoded_is_json(value):
+    assert json.loads(encode(value)) == value
+
+
+@pytest.mark.parametrize("value", [2**64, -(2**63) - 1, 10**300, "\ud800", {"\ud800": "\udfff"}, [[2**70]]])
+def test_what_the_fast_encoder_does_not_know_is_encoded_all_the_same(value):
+    assert json.loads(encode(value)) == value
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, b"x", {"a": print}])
+def test_what_is_no_json_is_not_encoded(value):
+    with pytest.raises((TypeError, ValueError)):
+        encode(value)
+
+
+def test_decode():
+    assert jsonrpc.decode(b' {"a": [1, 2.5, null, true, "\xc3\xa9\\u00e9"]} ') == {"a": [1, 2.5, None, True, "éé"]}
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b" ", b"{", b"{}{}", b"\xff", b'"\xff"', b"NaN", b"-Infinity", b'"\\ud800"', b"[" * 9999, b"'a'"]
+)
+def test_what_is_no_json_is_a_parse_error(body):
+    with pytest.raises(SessionError) as raised:
+        jsonrpc.decode(body)
+    assert raised.value.code is ErrorCode.PARSE_ERROR
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"jsonrpc": "2.0", "id": 1, "method": "a"}, Request(1, "a", None)),
+        ({"jsonrpc": "2.0", "id": "1", "method": "a", "params": {}}, Request("1", "a", {})),
+        ({"jsonrpc": "2.0", "id": 0, "method": "a", "params": None}, Request(0, "a", None)),
+        ({"jsonrpc": "2.0", "id": "", "method": "", "x": 1}, Request("", "", None)),
+        ({"jsonrpc": "2.0", "id": -(2**62), "method": "a"}, Request(-(2**62), "a", None)),
+        ({"jsonrpc": "2.0", "method": "a"}, Notification("a", None)),
+        ({"jsonrpc": "2.0", "method": "a", "params": {"b": 1}}, Notification("a", {"b": 1})),
+        ({"jsonrpc": "2.0", "id": 1, "result": {}}, Reply(1, {}, None)),
+        ({"jsonrpc": "2.0", "id": "s.1", "result": {"a": 1}}, Reply("s.1", {"a": 1}, None)),
+        (
+            {"jsonrpc": "2.0", "id": None, "error": {"code": 1, "message": "m"}},
+            Reply(None, None, {"code": 1, "message": "m"}),
+        ),
+        (
+            {"jsonrpc": "2.0", "error": {"code": -1, "message": "", "data": []}},
+            Reply(None, None, {"code": -1, "message": "", "data": []}),
+        ),
+    ],
+)
+def test_parse(value, message):
+    assert jsonrpc.parse(value) == message
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        1,
+        "x",
+        [],
+        [{"jsonrpc": "2.0", "method": "a"}],
+        {},
+        {"jsonrpc": "2.0"},
+        {"jsonrpc": "2.0", "id": 1},
+        {"jsonrpc": "2", "id": 1, "method": "a"},
+        {"jsonrpc": 2.0, "id": 1, "method": "a"},
+        {"jsonrpc": ["2.0"], "id": 1, "method": "a"},
+        {"id": 1, "method": "a"},
+        {"jsonrpc": "2.0", "id": None, "method": "a"},
+        {"jsonrpc": "2.0", "id": True, "method": "a"},
+        {"jsonrpc": "2.0", "id": 1.0, "method": "a"},
+        {"jsonrpc": "2.0", "id": [1], "method": "a"},
+        {"jsonrpc": "2.0", "id": 1, "method": None},
+        {"jsonrpc": "2.0", "method": ["a"]},
+        {"jsonrpc": "2.0", "id": 1, "method": "a", "params": []},
+        {"jsonrpc": "2.0", "id": 1, "method": "a", "params": 0},
+        {"jsonrpc": "2.0", "id": 1, "result": None},
+        {"jsonrpc": "2.0", "id": 1, "result": []},
+        {"jsonrpc": "2.0", "id": 1, "result": {}, "error": None},
+        {"jsonrpc": "2.0", "id": 1, "error": None},
+        {"jsonrpc": "2.0", "id": 1, "error": {}},
+        {"jsonrpc": "2.0", "id": 1, "error": {"code": True, "message": "m"}},
+        {"jsonrpc": "2.0", "id": 1, "error": {"code": 1.5, "message": "m"}},
+        {"jsonrpc": "2.0", "id": 1, "error": {"code": "1", "message": "m"}},
+        {"jsonrpc": "2.0", "id": 1, "error": {"code": 1, "message": None}},
+        {"jsonrpc": "2.0", "id": {}, "result": {}},
+        {"jsonrpc": "2.0", "id": False, "result": {}},
+    ],
+    ids=repr,
+)
+def test_what_is_no_message_is_an_invalid_request(value):
+    with pytest.raises(SessionError) as raised:
+        jsonrpc.parse(value)
+    assert raised.value.code is ErrorCode.INVALID_REQUEST
+    assert raised.value.message != ""
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@given(
+    st.dictionaries(st.sampled_from(["jsonrpc", "id", "method", "params", "result", "error", "x"]), VALUES)
+    | st.dictionaries(st.sampled_from(["id", "method", "params", "result", "error"]), VALUES).map(
+        lambda value: {"jsonrpc": "2.0", **value}
+    )
+)
+def test_anything_is_a_message_or_an_invalid_request(value):
+    try:
+        message = jsonrpc.parse(value)
+    except SessionError as error:
+        message = error.code
+    assert message is ErrorCode.INVALID_REQUEST or isinstance(message, Request | Notification | Reply)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (7, "7", True),
+        (0, "0", True),
+        ("a", "a", True),
+        (7, "7.0", False),
+        (7, "x7", False),
+        (7, "", False),
+        (7, " 7", False),
+        (3, "٣", False),
+        (3, "³", False),
+        ("a", "A", False),
+        ("", "", True),
+        ("9" * 5000, "9" * 5000, True),
+        ("9" * 5000, "8" * 5000, False),
+    ],
+)
+def test_correlation(one, other, same):
+    assert (jsonrpc.correlation_key(one) == jsonrpc.correlation_key(other)) is same
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        jsonrpc.request("s.1", "roots/list", None),
+        jsonrpc.request(1, "sampling/createMessage", {"a": 1}),
+        jsonrpc.notification("notifications/x", None),
+        jsonrpc.notification("notifications/x", {}),
+        jsonrpc.result(1, {}),
+        jsonrpc.error("a", {"code": -1, "message": "m"}),
+        jsonrpc.error(None, {"code": -1, "message": "m"}),
+    ],
+)
+def test_what_is_made_can_be_parsed(made):
+    assert made["jsonrpc"] == "2.0"
+    jsonrpc.parse(jsonrpc.decode(encode(made)))
+
+
+@pytest.mark.parametrize(
+    ("params", "token"),
+    [
+        (None, None),
+        ({}, None),
+        ({"_meta": None}, None),
+        ({"_meta": []}, None),
+        ({"_meta": {}}, None),
+        ({"_meta": {"progressToken": 0}}, 0),
+        ({"_meta": {"progressToken": "t"}}, "t"),
+        ({"_meta": {"progressToken": True}}, None),
+        ({"_meta": {"progressToken": 1.5}}, None),
+        ({"_meta": {"progressToken": [1]}}, None),
+        ({"progressToken": 1}, None),
+    ],
+)
+def test_progress_token(params, token):
+    assert jsonrpc.progress_token(params) == token
+
+
+def test_progress_params_leave_out_what_is_not_known():
+    assert jsonrpc.progress_params("t", 1, None, None) == {"progressToken": "t", "progress": 1}
+    assert jsonrpc.progress_params(7, 0.5, 2, "half") == {
+        "progressToken": 7,
+        "progress": 0.5,
+        "total": 2,
+        "message": "half",
+    }
