@@ -1,4 +1,4 @@
-"""Stores that are broken in one way each, under the contract kit: run by test_contract_catches.py, not by itself."""
+"""Stores with one fault each, tested with the contract kit. `test_contract_catches.py` runs this file."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from mcp_tornado.stores.memory import MemoryStore
 from mcp_tornado.stores.options import event_bounds
 from mcp_tornado.testing import EventLogContract, SessionStoreContract, base
 
-base.PATIENCE = 1.0  # what a broken store never does need not be waited for long
+base.DEADLINE_SECONDS = 1.0  # a broken store does not become correct later
 
 
-class Sound(MemoryStore):
-    """The control."""
+class Correct(MemoryStore):
+    """The control: a store without a fault."""
 
 
 class ResurrectsOnTouch(MemoryStore):
-    """Upserts, as stores do that save whole records."""
+    """Inserts the session again, like a store that saves whole records."""
 
     async def touch(self, key, last_seen_at, expires_at):
         session = await self.get(key)
@@ -55,7 +55,7 @@ class ResurrectsOnUpdate(MemoryStore):
 
 
 class LosesAConcurrentUpdate(MemoryStore):
-    """Checks the revision, and writes later."""
+    """Compares the revision in one step, and writes in a later one."""
 
     async def update(self, key, changes, expected_revision):
         session = await self.get(key)
@@ -106,7 +106,7 @@ class PagesTwiceOverASession(MemoryStore):
 
 
 class SweepsALiveSession(MemoryStore):
-    """Looks for what has expired, and removes it later without looking again."""
+    """Finds expired sessions in one step, and removes them in a later one without checking again."""
 
     async def sweep(self, now, limit):
         expired = [key for key, record in self._records.items() if record.to_session().expires_at <= now]
@@ -119,7 +119,7 @@ class SweepsTooMuch(MemoryStore):
         return await super().sweep(now, limit + 1)
 
 
-class KeepsTheEventsOfTheDeleted(MemoryStore):
+class KeepsTheEventsOfDeletedSessions(MemoryStore):
     async def delete(self, key):
         kept = self._events._logs.get(key)
         existed = await super().delete(key)
@@ -135,7 +135,7 @@ class RepeatsAnEventId(MemoryStore):
 
 
 class ShowsAnEventBeforeAnEarlierOne(MemoryStore):
-    """Gives out the number first, and writes the event later."""
+    """Assigns the number in one step, and shows the event in a later one."""
 
     hidden = frozenset()
 
@@ -143,8 +143,7 @@ class ShowsAnEventBeforeAnEarlierOne(MemoryStore):
         event_id = await super().append(key, stream, message, final=final)
         if EventId.parse(event_id).number % 3 == 1:
             self.hidden |= {event_id}
-            for _ in range(5):
-                await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
             self.hidden -= {event_id}
         return event_id
 
@@ -157,7 +156,7 @@ class NeverWakesAWaiter(MemoryStore):
     async def wait(self, key, after, timeout):
         if self._events.has_newer(key, after) or not self._takes_events(key):
             return True
-        await asyncio.sleep(min(timeout, base.PATIENCE))
+        await asyncio.sleep(min(timeout, base.DEADLINE_SECONDS))
         return False
 
 
@@ -174,7 +173,7 @@ class EvictsTheNewestEvent(MemoryStore):
         return [event for event in events if len(str(event.message)) <= self._events._bounds.max_bytes]
 
 
-class KeepsEventsForEver(MemoryStore):
+class KeepsEventsForever(MemoryStore):
     def __init__(self, clock, bounds):
         super().__init__(clock, EventBounds(max_per_session=10**9, max_bytes=10**12, ttl_seconds=10**9))
 
@@ -199,7 +198,7 @@ class BoundsEachStreamByItself(MemoryStore):
 
 
 class KeepsEventsUntilTheFirstExpiry(MemoryStore):
-    """As where the events are given a time to live of their own, which a touch does not prolong."""
+    """Gives events their own time to live, which a touch does not extend."""
 
     async def create(self, session):
         await super().create(session)
@@ -218,7 +217,7 @@ class GivesALeaseTwice(MemoryStore):
         return free
 
 
-class SaysThatItIsShared(MemoryStore):
+class ClaimsToBeShared(MemoryStore):
     shared = True
 
 
@@ -228,7 +227,7 @@ class AnswersAfterClosing(MemoryStore):
 
 
 def _contracts(store):
-    """Return the two contracts for a store, as an author subclasses them."""
+    """Return the two contract classes for a store, subclassed as a store author does."""
 
     class Sessions(SessionStoreContract):
         @pytest.fixture
@@ -243,5 +242,5 @@ def _contracts(store):
     return {f"TestSessionsOf{store.__name__}": Sessions, f"TestEventsOf{store.__name__}": Events}
 
 
-for _store in (Sound, *(found for found in MemoryStore.__subclasses__() if found is not Sound)):
+for _store in MemoryStore.__subclasses__():
     globals().update(_contracts(_store))
