@@ -1,4 +1,4 @@
-"""What a store author needs: the contracts, what sessions and events are, what to raise, and what helps."""
+"""Imports for store authors: the contracts, the data of sessions and events, the errors, and helpers."""
 
 from mcp_tornado.sessions.encoding import decode_stored, encode_stored
 from mcp_tornado.sessions.errors import (

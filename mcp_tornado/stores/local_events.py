@@ -1,4 +1,4 @@
-"""Events for a store that keeps none: in the memory of this process."""
+"""Events in the memory of this process, for stores that keep no events."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from mcp_tornado.stores.memory_events import MemoryEvents
 
 
 class WithLocalEvents(SessionStore, EventLog):
-    """A store of sessions, with their events in the memory of this process.
+    """A store that keeps sessions in another store, and events in the memory of this process.
 
-    The sessions are as durable as the store behind it makes them; the events end with the process, and another
-    process does not see them.
+    The sessions are as durable as in the other store. The events end with the process, and other processes do not see
+    them.
     """
 
     shared: ClassVar[bool] = False
@@ -29,9 +29,9 @@ class WithLocalEvents(SessionStore, EventLog):
         self._clock = clock
         self._events = MemoryEvents(clock, bounds)
         self._open = False
-        self._ended = 0
-        """Counts the sessions that ended, for whoever looked one up while it did."""
-        self._to_look_up: list[str] = []
+        self._dropped_count = 0
+        """Number of calls of `_drop`, by which an append notices that a session has ended."""
+        self._keys_to_check: list[str] = []
 
     async def __aenter__(self) -> Self:
         await self._store.__aenter__()
@@ -69,10 +69,10 @@ class WithLocalEvents(SessionStore, EventLog):
         return existed
 
     async def sweep(self, now: datetime, limit: int) -> int:
-        """See `SessionStore.sweep`; the events of at most `limit` sessions that are gone go along."""
+        """See `SessionStore.sweep`; this also removes the events of at most `limit` sessions that ended elsewhere."""
         removed = await self._store.sweep(now, limit)
         self._events.leases.sweep(now=to_microseconds(self._clock()))
-        await self._drop_gone(limit)
+        await self._drop_events_of_ended_sessions(limit)
         return removed
 
     async def count(self, principal: str | None = None) -> int:
@@ -91,10 +91,11 @@ class WithLocalEvents(SessionStore, EventLog):
         """See `EventLog.append`."""
         self._check_open()
         while True:
-            ended = self._ended
+            dropped_count = self._dropped_count
             if not await self._takes_events(key):
                 raise SessionGone(short_key(key))
-            if ended == self._ended:
+            # A session that ended during the lookup must not get the event.
+            if dropped_count == self._dropped_count:
                 return self._events.append(key, stream, message, final)
 
     async def read(self, key: str, after: str | None, *, stream: str | None = None, limit: int = 100) -> list[Event]:
@@ -134,14 +135,14 @@ class WithLocalEvents(SessionStore, EventLog):
         return session is not None and session.expires_at > self._clock()
 
     def _drop(self, key: str) -> None:
-        self._ended += 1
+        self._dropped_count += 1
         self._events.drop(key)
 
-    async def _drop_gone(self, limit: int) -> None:
-        # Sessions also end where we do not see it: swept here or by another process, or by a TTL of the store's.
-        if not self._to_look_up:
-            self._to_look_up = list(filterfalse(is_process_key, self._events.keys()))
-        batch, self._to_look_up = self._to_look_up[:limit], self._to_look_up[limit:]
+    async def _drop_events_of_ended_sessions(self, limit: int) -> None:
+        # The store does not report every end of a session: a sweep, another process or a TTL of the store may end one.
+        if not self._keys_to_check:
+            self._keys_to_check = list(filterfalse(is_process_key, self._events.keys()))
+        batch, self._keys_to_check = self._keys_to_check[:limit], self._keys_to_check[limit:]
         for key in batch:
             if await self._store.get(key) is None:
                 self._drop(key)

@@ -1,4 +1,4 @@
-"""The store in this process's memory: fast, and gone with the process."""
+"""The store in the memory of this process: fast, and lost when the process ends."""
 
 from __future__ import annotations
 
@@ -11,56 +11,45 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, ClassVar, Final, Self
 
-from mcp_tornado.sessions.errors import (
-    DuplicateSession,
-    RevisionConflict,
-    SessionGone,
-    StoreUnavailable,
-)
+from mcp_tornado.sessions.errors import DuplicateSession, RevisionConflict, SessionGone, StoreUnavailable
 from mcp_tornado.sessions.ids import is_process_key, short_key
 from mcp_tornado.sessions.model import Session, to_microseconds
-from mcp_tornado.sessions.store import (
-    Clock,
-    Event,
-    EventBounds,
-    EventLog,
-    SessionStore,
-)
+from mcp_tornado.sessions.store import Clock, Event, EventBounds, EventLog, SessionStore
 from mcp_tornado.stores.memory_events import MemoryEvents
 from mcp_tornado.stores.options import check_options, event_bounds
 from mcp_tornado.stores.record import Record
 
-_SECOND: Final = 1_000_000
-_SLICE: Final = 50
-"""How many sessions are looked at between two returns to the event loop: freeing memory is slow now and then."""
+_MICROSECONDS_PER_SECOND: Final = 1_000_000
+_BATCH_SIZE: Final = 50
+"""Number of sessions between two yields to the event loop: freeing memory can be slow."""
 
 
 def memory_store(url: str, options: Mapping[str, Any], clock: Clock) -> MemoryStore:
-    """Return a store for `memory://`, the factory behind the entry point of that name.
+    """Return a store for `memory://`. This is the factory of the entry point `memory`.
 
     Raises:
-        ValueError: The URL names more than the scheme, or there is an option besides `events`.
+        ValueError: The URL holds more than the scheme, or there is an option other than `events`.
     """
     if url != "memory://":
-        raise ValueError("the memory store is named memory:// and nothing more")
+        raise ValueError("the URL of the memory store is memory:// and nothing more")
     check_options(options)
     return MemoryStore(clock, event_bounds(options))
 
 
 @dataclass(slots=True)
 class _Record(Record):
-    """A stored session. Its payload is JSON, so no caller can change it, and the garbage collector need not look."""
+    """A stored session. Its payload is bytes: no caller can change it, and the garbage collector need not visit it."""
 
-    indexed: int | None = None
-    """The second of the index it stands under; `None` once it is known to have expired."""
+    indexed_second: int | None = None
+    """The second under which the index holds the session; `None` if the session is in `_expired_keys`."""
 
 
 class MemoryStore(SessionStore, EventLog):
     """Sessions and events in the memory of this process.
 
-    Every operation that changes something does so without giving way to the event loop, so each is atomic.
-    Expired sessions are found through an index by the second in which they expire. A touch does not move a
-    session in it: a session that is found there too early is moved then.
+    Every change is made without yielding to the event loop, so it is atomic. An index by the second of expiry finds
+    expired sessions. A touch does not move a session in the index: `count` and `sweep` move it when they find it under
+    its earlier expiry.
     """
 
     shared: ClassVar[bool] = False
@@ -70,12 +59,12 @@ class MemoryStore(SessionStore, EventLog):
         self._events = MemoryEvents(clock, bounds if bounds is not None else EventBounds())
         self._open = False
         self._records: dict[str, _Record] = {}
-        self._due: dict[int, set[str]] = {}
-        self._due_seconds: list[int] = []
-        self._expired: deque[str] = deque()
+        self._keys_by_second: dict[int, set[str]] = {}
+        self._indexed_seconds: list[int] = []
+        self._expired_keys: deque[str] = deque()
         self._expired_count = 0
-        self._expired_of: Counter[str] = Counter()
-        self._stored_of: Counter[str] = Counter()
+        self._expired_by_principal: Counter[str] = Counter()
+        self._stored_by_principal: Counter[str] = Counter()
 
     async def __aenter__(self) -> Self:
         self._open = True
@@ -96,7 +85,7 @@ class MemoryStore(SessionStore, EventLog):
         self._records[session.key] = record
         self._index(session.key, record)
         if session.principal is not None:
-            self._stored_of[session.principal] += 1
+            self._stored_by_principal[session.principal] += 1
 
     async def get(self, key: str) -> Session | None:
         """See `SessionStore.get`."""
@@ -124,7 +113,7 @@ class MemoryStore(SessionStore, EventLog):
             raise RevisionConflict(f"expected revision {expected_revision}, found {record.revision}")
         changed = record.changed(changes)
         self._unindex(key, record)
-        self._recount(record.principal, changed.principal)
+        self._move_principal(record.principal, changed.principal)
         self._records[key] = changed
         self._index(key, changed)
         return changed.to_session()
@@ -137,36 +126,36 @@ class MemoryStore(SessionStore, EventLog):
         return self._remove(key)
 
     async def sweep(self, now: datetime, limit: int) -> int:
-        """See `SessionStore.sweep`; gives way to the event loop every few dozen sessions."""
+        """See `SessionStore.sweep`; this yields to the event loop after every `_BATCH_SIZE` sessions."""
         self._check_open()
         moment, present = to_microseconds(now), self._now()
-        await self._find_expired(present)
-        if moment > present + _SECOND:
+        await self._collect_expired(present)
+        if moment > present + _MICROSECONDS_PER_SECOND:
             return self._sweep_ahead(moment, limit)
         removed = 0
-        for looked_at in range(1, len(self._expired) + 1):
-            if removed == limit or not self._expired:
+        for visited in range(1, len(self._expired_keys) + 1):
+            if removed == limit or not self._expired_keys:
                 break
-            key = self._expired.popleft()
+            key = self._expired_keys.popleft()
             record = self._records.get(key)
-            if record is None or record.indexed is not None:
-                continue  # deleted meanwhile, and perhaps made anew
+            if record is None or record.indexed_second is not None:
+                continue  # the session was deleted, and perhaps another one was created with its key
             if record.expires_at <= moment:
                 removed += self._remove(key)
             else:
-                self._expired.append(key)
-            if looked_at % _SLICE == 0:
-                await asyncio.sleep(0)
+                self._expired_keys.append(key)
+            if visited % _BATCH_SIZE == 0:
+                await asyncio.sleep(0)  # yield to the event loop between two batches
         self._events.leases.sweep(now=present)
         return removed
 
     async def count(self, principal: str | None = None) -> int:
         """See `SessionStore.count`."""
         self._check_open()
-        await self._find_expired(self._now())
+        await self._collect_expired(self._now())
         if principal is None:
             return len(self._records) - self._expired_count
-        return self._stored_of[principal] - self._expired_of[principal]
+        return self._stored_by_principal[principal] - self._expired_by_principal[principal]
 
     async def page(self, after: str | None, limit: int) -> list[Session]:
         """See `SessionStore.page`."""
@@ -225,84 +214,84 @@ class MemoryStore(SessionStore, EventLog):
 
     def _live(self, key: str) -> _Record | None:
         record = self._records.get(key)
-        if record is None or record.indexed is None or record.expires_at <= self._now():
+        if record is None or record.indexed_second is None or record.expires_at <= self._now():
             return None
         return record
 
     def _remove(self, key: str) -> bool:
-        """Remove a session and all that belongs to it: the one place where a session ends."""
+        """Remove a session and its events. All removals call this method."""
         record = self._records.pop(key, None)
         if record is None:
             return False
         self._unindex(key, record)
-        self._recount(record.principal, None)
+        self._move_principal(record.principal, None)
         self._events.drop(key)
         return True
 
     def _sweep_ahead(self, moment: int, limit: int) -> int:
-        """Sweep for a caller whose clock is far ahead of ours, which the index goes by."""
+        """Sweep for a caller whose clock is far ahead of the clock of the store, which the index uses."""
         expired = [key for key, record in self._records.items() if record.expires_at <= moment]
         for key in expired[:limit]:
             self._remove(key)
         return len(expired[:limit])
 
-    def _recount(self, before: str | None, after: str | None) -> None:
+    def _move_principal(self, before: str | None, after: str | None) -> None:
         if before is not None:
-            _decrement(self._stored_of, before)
+            _decrement(self._stored_by_principal, before)
         if after is not None:
-            self._stored_of[after] += 1
+            self._stored_by_principal[after] += 1
 
     def _index(self, key: str, record: _Record) -> None:
-        second = record.indexed = record.expires_at // _SECOND
-        keys = self._due.get(second)
+        second = record.indexed_second = record.expires_at // _MICROSECONDS_PER_SECOND
+        keys = self._keys_by_second.get(second)
         if keys is None:
-            keys = self._due[second] = set()
-            heapq.heappush(self._due_seconds, second)
+            keys = self._keys_by_second[second] = set()
+            heapq.heappush(self._indexed_seconds, second)
         keys.add(key)
 
     def _unindex(self, key: str, record: _Record) -> None:
-        if record.indexed is not None:
-            self._due[record.indexed].discard(key)
+        if record.indexed_second is not None:
+            self._keys_by_second[record.indexed_second].discard(key)
         else:
-            # Its place in `_expired` is skipped when its turn comes.
+            # A sweep skips the key that stays in `_expired_keys`.
             self._expired_count -= 1
             if record.principal is not None:
-                _decrement(self._expired_of, record.principal)
+                _decrement(self._expired_by_principal, record.principal)
 
-    async def _find_expired(self, moment: int) -> None:
-        """Move the sessions that expired by `moment` from the index to `_expired`."""
-        this_second = moment // _SECOND
-        sorted_out = 0
-        while self._due_seconds and self._due_seconds[0] < this_second:
-            second = self._due_seconds[0]
-            keys = self._due[second]
+    async def _collect_expired(self, moment: int) -> None:
+        """Move the sessions that had expired at `moment` from the index to `_expired_keys`."""
+        this_second = moment // _MICROSECONDS_PER_SECOND
+        visited = 0
+        while self._indexed_seconds and self._indexed_seconds[0] < this_second:
+            second = self._indexed_seconds[0]
+            keys = self._keys_by_second[second]
             while keys:
-                self._sort_out(keys.pop(), moment)
-                sorted_out += 1
-                if sorted_out % _SLICE == 0:
+                self._reindex(keys.pop(), moment)
+                visited += 1
+                if visited % _BATCH_SIZE == 0:
                     break
-            if not keys and self._due_seconds[0] == second:
-                del self._due[second]
-                heapq.heappop(self._due_seconds)
-                sorted_out += 1
-            if sorted_out % _SLICE == 0:
-                await asyncio.sleep(0)
-        current = self._due.get(this_second, set())
+            if not keys and self._indexed_seconds[0] == second:
+                del self._keys_by_second[second]
+                heapq.heappop(self._indexed_seconds)
+                visited += 1
+            if visited % _BATCH_SIZE == 0:
+                await asyncio.sleep(0)  # yield to the event loop between two batches
+        current = self._keys_by_second.get(this_second, set())
         for key in [key for key in current if self._records[key].expires_at <= moment]:
             current.discard(key)
-            self._sort_out(key, moment)
+            self._reindex(key, moment)
 
-    def _sort_out(self, key: str, moment: int) -> None:
-        """File a session that was taken out of the index: as expired, or under its later expiry."""
+    def _reindex(self, key: str, moment: int) -> None:
+        """Add a session that was taken out of the index to `_expired_keys`, or to the index under its later expiry."""
         record = self._records[key]
         if record.expires_at > moment:
             self._index(key, record)
             return
-        record.indexed = None
-        self._expired.append(key)
+        record.indexed_second = None
+        self._expired_keys.append(key)
         self._expired_count += 1
         if record.principal is not None:
-            self._expired_of[record.principal] += 1
+            self._expired_by_principal[record.principal] += 1
 
 
 def _decrement(counter: Counter[str], name: str) -> None:

@@ -13,14 +13,14 @@ from mcp_tornado.stores.waiters import Waiters
 
 
 class MemoryEvents:
-    """What an `EventLog` keeps, without knowing which sessions live: whoever has it calls `drop` when one ends.
+    """Events and leases, without knowledge of sessions: the owner calls `drop` when a session ends.
 
-    Nothing in it gives way to the event loop, so everything is atomic.
+    No method yields to the event loop, so every method is atomic.
     """
 
     def __init__(self, clock: Clock, bounds: EventBounds) -> None:
         self.waiters = Waiters()
-        """Who waits for an event, to be woken when a session ends."""
+        """The tasks that wait for events; `append` and `drop` wake them."""
         self.leases = Leases({})
         self._clock = clock
         self._bounds = bounds
@@ -31,7 +31,7 @@ class MemoryEvents:
         return self._logs.keys()
 
     def append(self, key: str, stream: str, message: Mapping[str, Any] | None, final: bool) -> str:
-        """See `EventLog.append`; it does not ask whether the session lives."""
+        """See `EventLog.append`; this does not check that the session is live."""
         log = self._logs.get(key) or StoredLog()
         event_id = log.append(key, stream, message, final, now=self._now(), bounds=self._bounds)
         self._logs[key] = log
@@ -44,12 +44,12 @@ class MemoryEvents:
         return log.read(key, after, stream, limit, now=self._now(), bounds=self._bounds) if log is not None else []
 
     def has_newer(self, key: str, after: str | None) -> bool:
-        """Say whether there is an event after `after`."""
+        """Return whether there is an event after `after`."""
         log = self._logs.get(key)
         return log is not None and log.has_newer(key, after)
 
     def drop(self, key: str) -> None:
-        """Forget the events of a session that has ended, and wake those who wait for more."""
+        """Remove the events under a key, and wake the tasks that wait for more."""
         self._logs.pop(key, None)
         self.waiters.wake(key)
 

@@ -1,4 +1,4 @@
-"""Reading the options that a store's factory is given."""
+"""Reading the options of a store's factory, a helper for stores."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from typing import Any, Final
 
 from mcp_tornado.sessions.store import EventBounds
 
-_EVENTS: Final = "events"
+_EVENTS_OPTION: Final = "events"
 
 
 def check_options(options: Mapping[str, Any], known: Collection[str] = ()) -> None:
-    """Refuse options that a store does not have, beside `events`, which every store is given.
+    """Check that all options are known. The option `events`, which every store receives, is always known.
 
     Raises:
-        ValueError: There are others; the message names them, and never their values.
+        ValueError: There are unknown options. The message holds their names and never their values.
     """
-    unknown = sorted(set(options) - {_EVENTS, *known})
+    unknown = sorted(set(options) - {_EVENTS_OPTION, *known})
     if unknown:
-        allowed = f"knows the options {', '.join(sorted(known))}" if known else "takes no options"
-        raise ValueError(f"this store {allowed}, but was given: {', '.join(unknown)}")
+        allowed = f"its options are {', '.join(sorted(known))}" if known else "it has no options"
+        raise ValueError(f"this store does not have these options: {', '.join(unknown)}; {allowed}")
 
 
 def event_bounds(options: Mapping[str, Any]) -> EventBounds:
-    """Return the bounds of the event log that stand in the options under `events`; what is left out is default.
+    """Return the bounds of the event log from the option `events`. Missing bounds have their defaults.
 
     Raises:
-        ValueError: There is a bound that does not exist.
+        ValueError: A bound does not exist.
     """
-    bounds: Mapping[str, Any] = options.get(_EVENTS, {})
+    bounds: Mapping[str, Any] = options.get(_EVENTS_OPTION, {})
     unknown = sorted(set(bounds) - {bound.name for bound in fields(EventBounds)})
     if unknown:
-        raise ValueError(f"there is no such bound of events: {', '.join(unknown)}")
+        raise ValueError(f"the event log does not have these bounds: {', '.join(unknown)}")
     return EventBounds(**bounds)

@@ -1,4 +1,4 @@
-"""Finding stores: each is an entry point of the group `mcp_tornado.stores`, named after its URL scheme."""
+"""Finding store plugins: entry points of the group `mcp_tornado.stores`, named after their URL scheme."""
 
 from __future__ import annotations
 
@@ -14,118 +14,118 @@ from mcp_tornado.sessions.store import Clock, EventLog, SessionStore
 GROUP: Final = "mcp_tornado.stores"
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_OURS: Final = {
+_EXTRA_BY_SCHEME: Final = {
     "mongodb": "mongodb",
     "mongodb+srv": "mongodb",
     "redis": "redis",
     "rediss": "redis",
     "sqlite": "sqlite",
 }
-"""Which extra of ours brings the store of a scheme."""
+"""The extra of mcp-tornado that installs the store for a scheme."""
 
 StoreFactory = Callable[[str, Mapping[str, Any], Clock], SessionStore]
-"""Makes a store from its URL, the store options and a clock, without any I/O."""
+"""Creates a store from its URL, the store options and a clock, without I/O."""
 
 
 class StorePluginError(Exception):
-    """The store that a URL names cannot be made; the message says why and what there is instead."""
+    """The store for a URL cannot be created. The message names the reason and the installed stores."""
 
 
 @dataclass(frozen=True, slots=True)
 class InstalledStore:
-    """A store that is installed, as `mcp-tornado stores` lists it."""
+    """An installed store, as `mcp-tornado stores` lists it."""
 
     scheme: str
     distribution: str | None
-    """Which distribution it comes from; `None` where that cannot be told."""
+    """The distribution that contains the store; `None` if it is unknown."""
     version: str | None
-    """That distribution's version."""
+    """The version of the distribution; `None` if it is unknown."""
     events: bool | None
-    """Whether it keeps events; `None` where its factory does not say what it returns, or cannot be imported."""
+    """Whether the store keeps events; `None` if its factory has no usable annotation or cannot be imported."""
     problem: str | None = None
-    """Why it cannot be used; `None` where it can."""
+    """The reason why the store cannot be used; `None` if it can."""
 
 
 def open_store(url: str, options: Mapping[str, Any], clock: Clock) -> SessionStore:
-    """Return the store that a URL names, not yet entered; only its plugin is imported.
+    """Return the store for a URL, not yet entered. Only its plugin is imported.
 
     Args:
-        url: `scheme://…`; the scheme picks the plugin.
-        options: What the plugin gets: the store options, and the bounds of the event log under `events`.
-        clock: The time the store goes by.
+        url: `scheme://…`; the scheme selects the plugin.
+        options: The store options, with the bounds of the event log under `events`.
+        clock: The clock of the store.
 
     Raises:
-        StorePluginError: No plugin has the scheme, two have it, the plugin cannot be imported, or it refuses
-            the URL or the options. The message never holds the URL, which may hold a password.
+        StorePluginError: No plugin or more than one has the scheme, the plugin cannot be imported, or it refuses the
+            URL or the options. The message never holds the URL, which may contain a password.
     """
     scheme = scheme_of(url)
-    factory = _load(_pick(scheme))
+    factory = _load(_entry_point_of(scheme))
     try:
         return factory(url, options, clock)
     except ValueError as error:
-        # What a plugin says may quote the URL, and that may hold a password.
+        # The message of a plugin may quote the URL, which may contain a password.
         reason = str(error).replace(url, f"{scheme}://***")
-        raise StorePluginError(f"the store for {scheme}:// cannot be made: {reason}") from error
+        raise StorePluginError(f"the store for {scheme}:// cannot be created: {reason}") from error
     except Exception as error:
-        raise StorePluginError(f"the store for {scheme}:// cannot be made: {type(error).__name__}") from error
+        raise StorePluginError(f"the store for {scheme}:// cannot be created: {type(error).__name__}") from error
 
 
 def scheme_of(url: str) -> str:
     """Return the scheme of a store's URL.
 
     Raises:
-        StorePluginError: It has none.
+        StorePluginError: The URL has no scheme.
     """
     found = _SCHEME.match(url)
     if found is None:
-        raise StorePluginError("a store is named by a URL, such as memory://")
+        raise StorePluginError("a store is given as a URL, such as memory://")
     return found[1]
 
 
 def installed_stores() -> list[InstalledStore]:
-    """Return all stores that are installed, by scheme; those that cannot be used say why.
+    """Return all installed stores, sorted by scheme. Stores that cannot be used have a `problem`.
 
-    Every plugin is imported, to see whether its store keeps events; one that fails harms no other.
+    This imports every plugin, to find out whether its store keeps events. A plugin that fails does not affect others.
     """
     found = _entry_points()
     schemes = [point.name for point in found]
-    return [_describe(point, twice=schemes.count(point.name) > 1) for point in found]
+    return [_describe(point, is_ambiguous=schemes.count(point.name) > 1) for point in found]
 
 
 def _entry_points() -> list[EntryPoint]:
     return sorted(entry_points(group=GROUP), key=lambda point: (point.name, _distribution(point)))
 
 
-def _pick(scheme: str) -> EntryPoint:
+def _entry_point_of(scheme: str) -> EntryPoint:
     found = _entry_points()
     candidates = [point for point in found if point.name == scheme]
     if not candidates:
-        extra = _OURS.get(scheme)
-        hint = f'; to get it: pip install "mcp-tornado[{extra}]"' if extra is not None else ""
-        raise StorePluginError(f"no store is installed for {scheme}://; installed are: {_listed(found)}{hint}")
+        extra = _EXTRA_BY_SCHEME.get(scheme)
+        hint = f'; install it with: pip install "mcp-tornado[{extra}]"' if extra is not None else ""
+        raise StorePluginError(f"no store is installed for {scheme}://; installed stores: {_format_list(found)}{hint}")
     if len(candidates) > 1:
         raise StorePluginError(
-            f"more than one store is installed for {scheme}://: {_listed(candidates)}; uninstall all but one"
+            f"more than one store is installed for {scheme}://: {_format_list(candidates)}; uninstall all but one"
         )
     return candidates[0]
 
 
 def _load(point: EntryPoint) -> StoreFactory:
-    where = f"the store for {point.name}:// from {_distribution(point)}"
+    subject = f"the store for {point.name}:// from {_distribution(point)}"
     try:
         factory = point.load()
-    except (Exception, SystemExit) as error:  # a module may do anything when it is imported
-        raise StorePluginError(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # the import of a module may raise anything
+        raise StorePluginError(f"{subject} cannot be imported: {type(error).__name__}: {error}") from error
     if not callable(factory):
-        raise StorePluginError(f"{where} cannot be used: its entry point names no factory, but {point.value}")
+        raise StorePluginError(f"{subject} cannot be used: its entry point {point.value} is no factory")
     return cast(StoreFactory, factory)
 
 
-def _describe(point: EntryPoint, *, twice: bool) -> InstalledStore:
+def _describe(point: EntryPoint, *, is_ambiguous: bool) -> InstalledStore:
     events = problem = None
     try:
         events = _keeps_events(_load(point))
-        if twice:
+        if is_ambiguous:
             problem = "more than one store is installed for this scheme; uninstall all but one"
     except StorePluginError as error:
         problem = str(error)
@@ -140,12 +140,15 @@ def _describe(point: EntryPoint, *, twice: bool) -> InstalledStore:
 
 
 def _keeps_events(factory: StoreFactory) -> bool | None:
-    """Say whether what a factory returns keeps events, as far as it tells: no store is made to find out."""
+    """Return whether the stores of a factory keep events, by its annotation; `None` if that is unknown.
+
+    No store is created to find out.
+    """
     if inspect.isclass(factory):
         return issubclass(factory, EventLog)
     try:
         returned = get_type_hints(factory).get("return")
-    except Exception:  # whatever a plugin's annotations hold, it is only not known then
+    except Exception:  # the annotations of a plugin may raise anything when they are evaluated
         return None
     if not inspect.isclass(returned) or returned is SessionStore:
         return None
@@ -157,5 +160,5 @@ def _distribution(point: EntryPoint) -> str:
     return f"{dist.name} {dist.version}" if dist is not None else "an unknown distribution"
 
 
-def _listed(found: Iterable[EntryPoint]) -> str:
+def _format_list(found: Iterable[EntryPoint]) -> str:
     return ", ".join(f"{point.name} ({_distribution(point)})" for point in found) or "none"

@@ -1,4 +1,4 @@
-"""Sessions and events in the form in which stores keep them: what is searched for apart, the rest as JSON."""
+"""Sessions and events in the form in which databases store them: searchable fields, and a JSON payload."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from mcp_tornado.sessions.store import Event, EventId
 
 @dataclass(slots=True)
 class Record:
-    """A session as a store keeps it.
+    """A session as a database stores it.
 
-    What stores compare and search for stands beside the payload; where the two differ, it is what counts. So a
-    touch need not write the payload. Times are whole microseconds since the epoch.
+    The fields that stores compare and search for are stored besides the payload. If `last_seen_at` or `expires_at` in
+    the payload differs, the field counts, so a touch need not write the payload. Times are integers, in microseconds
+    since the epoch.
     """
 
     last_seen_at: int
@@ -24,26 +25,26 @@ class Record:
     revision: int
     principal: str | None
     payload: bytes
-    """The whole session as `encode_stored` writes it."""
+    """The whole session, written by `encode_stored`."""
 
     @classmethod
     def of(cls, session: Session) -> Self:
         """Return the record of a session.
 
         Raises:
-            TypeError, ValueError: It holds something that JSON does not have.
+            TypeError, ValueError: The session holds something that JSON cannot represent.
         """
         return cls._of_values(session.to_dict())
 
     def to_session(self) -> Session:
-        """Return the session that this is the record of."""
+        """Return the session of this record."""
         return Session.from_dict(self._values())
 
     def changed(self, changes: Mapping[str, Any]) -> Self:
-        """Return the record after `SessionStore.update` with these changes; `revision` is 1 more.
+        """Return the record after `SessionStore.update` with these changes; `revision` is higher by 1.
 
         Raises:
-            TypeError, ValueError: The changes hold something that JSON does not have.
+            TypeError, ValueError: The changes hold something that JSON cannot represent.
         """
         return self._of_values({**self._values(), **changes, "revision": self.revision + 1})
 
@@ -65,13 +66,13 @@ class Record:
 
 
 def stored_event(key: str, number: int, stream: str, data: bytes, final: bool) -> Event:
-    """Return the event with this number, in the session with this key.
+    """Return the event with this number in the session with this key.
 
     Args:
         key: The session's whole key.
-        number: The event's number within the session.
-        stream: The event's stream.
-        data: The message as `encode_stored` writes it.
-        final: Whether the stream ends with it.
+        number: The number of the event within the session.
+        stream: The stream of the event.
+        data: The message, written by `encode_stored`.
+        final: Whether the event ends the stream.
     """
     return Event(str(EventId.of(number, key, stream)), stream, decode_stored(data), final)

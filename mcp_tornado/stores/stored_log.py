@@ -1,4 +1,4 @@
-"""The events of one session as one value, for stores that keep them so."""
+"""The events of one session as one value, a helper for stores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mcp_tornado.sessions.errors import StreamEnded
 from mcp_tornado.sessions.store import Event, EventBounds, EventId
 from mcp_tornado.stores.record import stored_event
 
-_SECOND: Final = 1_000_000
+_MICROSECONDS_PER_SECOND: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,24 +22,24 @@ class _StoredEvent:
     data: bytes
     """The message as JSON."""
     at: int
-    """When it was appended, in microseconds since the epoch."""
+    """Time of the append, in microseconds since the epoch."""
     final: bool
 
 
 @dataclass(slots=True)
 class StoredLog:
-    """The events of one session, or of one process, within their bounds.
+    """The events of one session or one process, within their bounds.
 
-    It does what an `EventLog` does for one key, and does not know whether the session lives. Databases that can find
-    single events do better to keep each by itself.
+    The log implements the operations of `EventLog` for one key; it does not know whether the session is live. If a
+    database can find single events, it is better to store each event separately.
     """
 
     newest: int = 0
-    """The number of the newest event; 0 where there was none."""
+    """The number of the newest event; 0 if there was none."""
     _size: int = 0
     _events: deque[_StoredEvent] = field(default_factory=deque[_StoredEvent])
     _ended: OrderedDict[str, None] = field(default_factory=OrderedDict[str, None])
-    """The streams that had their final event, oldest first."""
+    """The streams that have their final event, oldest first."""
 
     def append(
         self, key: str, stream: str, message: Mapping[str, Any] | None, final: bool, *, now: int, bounds: EventBounds
@@ -66,7 +66,7 @@ class StoredLog:
             return []
         self._evict(now, bounds)
         events: list[Event] = []
-        # Numbers in the deque are consecutive, so the first one wanted is at a known place.
+        # Numbers in the deque are consecutive, so the index of the first event to return is known.
         start = EventId.number_after(key, after) or 0
         for index in range(max(0, start + 1 - self._events[0].number), len(self._events)):
             stored = self._events[index]
@@ -77,7 +77,7 @@ class StoredLog:
         return events
 
     def has_newer(self, key: str, after: str | None) -> bool:
-        """Say whether there is an event after `after`."""
+        """Return whether there is an event after `after`."""
         start = EventId.number_after(key, after)
         return start is not None and start < self.newest
 
@@ -88,7 +88,7 @@ class StoredLog:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Return the log that `to_dict` described; an empty mapping is an empty log."""
+        """Return the log from the form of `to_dict`; an empty mapping means an empty log."""
         events = deque(
             _StoredEvent(number, stream, text.encode(), at, final)
             for number, stream, text, at, final in data.get("events", ())
@@ -97,7 +97,7 @@ class StoredLog:
         return cls(data.get("newest", 0), size, events, OrderedDict.fromkeys(data.get("ended", ())))
 
     def _evict(self, now: int, bounds: EventBounds) -> None:
-        oldest_allowed = now - int(bounds.ttl_seconds * _SECOND)
+        oldest_allowed = now - int(bounds.ttl_seconds * _MICROSECONDS_PER_SECOND)
         events = self._events
         while len(events) > 1 and (
             len(events) > bounds.max_per_session or self._size > bounds.max_bytes or events[0].at < oldest_allowed

@@ -1,4 +1,4 @@
-"""Who waits, in this process, for the events of which session."""
+"""Tasks of this process that wait for events, a helper for stores."""
 
 from __future__ import annotations
 
@@ -7,37 +7,37 @@ from collections.abc import Awaitable, Callable, Collection
 
 
 class Waiters:
-    """Tasks that wait for something new under a key, until they are woken.
+    """Tasks that wait for something new under a key.
 
-    For stores: `EventLog.wait` is `wait`, and whatever hears of a change, in this process or from another one,
-    calls `wake`. To wake somebody for nothing is no fault: who waits reads again.
+    A store implements `EventLog.wait` with `wait`, and calls `wake` when it learns of a change in this process or in
+    another one. It may call `wake` without a change: a woken task only reads again.
     """
 
     def __init__(self) -> None:
         self._woken: dict[str, set[asyncio.Event]] = {}
 
     def keys(self) -> Collection[str]:
-        """Return the keys for which somebody waits."""
+        """Return the keys for which tasks wait."""
         return self._woken.keys()
 
     def wake(self, key: str) -> None:
-        """Wake those who wait for a key."""
+        """Wake the tasks that wait for a key."""
         for woken in self._woken.get(key, ()):
             woken.set()
 
     def wake_all(self) -> None:
-        """Wake everybody: after a gap in what is heard, and when the store is closed."""
+        """Wake all tasks. Call this when the store closes, and when it may have missed changes."""
         for key in self._woken:
             self.wake(key)
 
     async def wait(self, key: str, timeout: float, is_new: Callable[[], Awaitable[bool]]) -> bool:
-        """Wait until woken, at most `timeout` seconds; say whether there may be something new to read.
+        """Wait at most `timeout` seconds until woken, and return whether there may be something new to read.
 
         Args:
-            key: What to wait for.
-            timeout: Seconds.
-            is_new: Looks whether there is something already. It is called once, when a change that comes later
-                is sure to wake.
+            key: The key to wait for.
+            timeout: The timeout in seconds.
+            is_new: Returns whether there is something new already. It is called once, when this task is registered: a
+                later change wakes the task.
         """
         woken = asyncio.Event()
         waiting = self._woken.setdefault(key, set())

@@ -1,8 +1,7 @@
-"""A clock that tests move, and memory stores that go by it."""
+"""Fixtures: a clock that tests move, and a memory store that uses it."""
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 
 import pytest
@@ -24,16 +23,5 @@ async def store(anyio_backend, clock):
 
 @pytest.fixture
 def make_session(clock):
-    """Make a session that lives for a number of seconds from now."""
+    """Create a session that lives for a number of seconds from now."""
     return partial(new_session, clock)
-
-
-@pytest.fixture
-def settle():
-    """Let every task run until it waits for something."""
-
-    async def run():
-        for _ in range(20):
-            await asyncio.sleep(0)
-
-    return run

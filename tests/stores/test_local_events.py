@@ -1,4 +1,4 @@
-"""A store that keeps no events gets them in the memory of the process: the same contract holds."""
+"""A store without events, combined with events in memory, passes the contract."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from mcp_tornado.stores import event_bounds
 from mcp_tornado.stores.local_events import WithLocalEvents
 from mcp_tornado.stores.memory import MemoryStore
 from mcp_tornado.testing import EventLogContract, SessionStoreContract
+from mcp_tornado.testing.base import run_turns
 
 
-def _passed_on(operation):
+def _delegated(operation):
     async def call(self, *arguments):
         result = await getattr(self.inner, operation)(*arguments)
-        await asyncio.sleep(0)  # as over a network, where others go on before the answer is there
+        await asyncio.sleep(0)  # like a network, this lets other tasks run before the result is returned
         return self if operation == "__aenter__" else result
 
     return call
 
 
 class WithoutEvents(SessionStore):
-    """A memory store of which only the sessions are seen."""
+    """A memory store without its events."""
 
     shared = False
 
@@ -31,7 +32,7 @@ class WithoutEvents(SessionStore):
         self.inner = inner
 
     for name in SessionStore.__abstractmethods__:
-        locals()[name] = _passed_on(name)
+        locals()[name] = _delegated(name)
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ class TestLocalEventsEvents(EventLogContract):
 
 
 @pytest.mark.anyio
-async def test_a_sweep_forgets_the_events_of_sessions_that_ended_unseen(clock, make_session):
+async def test_a_sweep_removes_the_events_of_sessions_that_ended_elsewhere(clock, make_session):
     inner = MemoryStore(clock)
     async with WithLocalEvents(WithoutEvents(inner), clock, EventBounds()) as store:
         for number in range(5):
@@ -70,13 +71,12 @@ async def test_a_sweep_forgets_the_events_of_sessions_that_ended_unseen(clock, m
 
 
 @pytest.mark.anyio
-async def test_an_append_that_looked_before_a_deletion_finds_the_session_gone(clock, make_session):
+async def test_an_append_during_a_deletion_leaves_no_event(clock, make_session):
     async with WithLocalEvents(WithoutEvents(MemoryStore(clock)), clock, EventBounds()) as store:
         for turns in range(8):
             await store.create(make_session())
             deleting = asyncio.ensure_future(store.delete("key-0001"))
-            for _ in range(turns):
-                await asyncio.sleep(0)
+            await run_turns(turns)
             appended = await asyncio.gather(store.append("key-0001", "get", {}), return_exceptions=True)
             await deleting
             assert isinstance(appended[0], str | SessionGone)

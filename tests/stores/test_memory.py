@@ -1,16 +1,16 @@
-"""What is particular to the memory store: its index of expiries, its sweep that lets others run, what it holds."""
+"""The memory store: its index of expiries, its sweep in batches, and what it keeps in memory."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-from datetime import timedelta
 
 import pytest
 
 from mcp_tornado.sessions import system_clock
 from mcp_tornado.stores import memory as memory_module
 from mcp_tornado.stores.memory import MemoryStore
+from mcp_tornado.testing.base import deadline, keys_of, seconds
 
 pytestmark = pytest.mark.anyio
 
@@ -25,12 +25,11 @@ def nested(depth):
 UNENCODABLE = pytest.mark.parametrize("value", [object(), nested(100_000)], ids=["object", "nested too deeply"])
 
 
-def seconds(count):
-    return timedelta(seconds=count)
-
-
-async def keys_of(store, after=None, limit=100):
-    return [session.key for session in await store.page(after, limit)]
+async def assert_yields_often(task):
+    """Check that a task yields to the event loop at least ten times before it ends."""
+    for _ in range(10):
+        assert not task.done()
+        await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("known_to_have_expired", [False, True])
@@ -60,12 +59,12 @@ async def test_an_update_that_cannot_be_stored_leaves_the_session_as_it_was(stor
     assert await store.get(session.key) == session
     assert (await store.count("one"), await store.count("two"), await store.count()) == (1, 0, 1)
     clock.advance(200)
-    assert await store.count() == 0, "it expires as any other"
+    assert await store.count() == 0, "it expires like any other session"
     assert await store.sweep(clock(), 10) == 1, "and is swept"
     assert await store.get(session.key) is None
 
 
-async def test_sessions_that_expire_within_one_second_are_told_apart(store, make_session, clock):
+async def test_sessions_that_expire_within_one_second_expire_one_after_the_other(store, make_session, clock):
     clock.to_the_next_second()
     for tenth in range(10):
         await store.create(make_session(key=f"tenth-{tenth}", lives=5 + tenth / 10, principal="one"))
@@ -81,7 +80,9 @@ async def test_sessions_that_expire_within_one_second_are_told_apart(store, make
     assert await keys_of(store) == ["tenth-4"]
 
 
-async def test_a_sweep_by_a_clock_a_little_behind_removes_all_that_had_expired_by_it(store, make_session, clock):
+async def test_a_sweep_with_a_clock_slightly_behind_removes_all_sessions_expired_by_that_clock(
+    store, make_session, clock
+):
     for number in range(50):
         await store.create(make_session(key=f"before-{number}", lives=10))
         await store.create(make_session(key=f"since-{number}", lives=10.3))
@@ -93,7 +94,7 @@ async def test_a_sweep_by_a_clock_a_little_behind_removes_all_that_had_expired_b
     assert await store.sweep(clock(), 1000) == 50
 
 
-async def test_a_sweep_for_a_later_moment_ends_no_session_that_it_does_not_remove(store, make_session, clock):
+async def test_a_sweep_for_a_later_time_does_not_affect_sessions_that_it_does_not_remove(store, make_session, clock):
     for number in range(5):
         await store.create(make_session(key=f"key-{number}", lives=10, principal="one"))
     assert await store.sweep(clock() + seconds(20), 2) == 2
@@ -104,8 +105,8 @@ async def test_a_sweep_for_a_later_moment_ends_no_session_that_it_does_not_remov
         assert await store.touch(key, clock(), clock() + seconds(100))
 
 
-async def test_a_big_sweep_lets_others_run_and_changes_meanwhile_hold(store, make_session, clock):
-    many = 20 * memory_module._SLICE
+async def test_a_large_sweep_yields_to_the_event_loop_and_changes_during_it_are_kept(store, make_session, clock):
+    many = 20 * memory_module._BATCH_SIZE
     for number in range(many):
         await store.create(make_session(key=f"dead-{number}", lives=10, principal="one"))
     for number in range(100):
@@ -115,17 +116,14 @@ async def test_a_big_sweep_lets_others_run_and_changes_meanwhile_hold(store, mak
         await store.touch(f"live-{number:03}", clock(), clock() + seconds(100))
     clock.advance(10)
     sweep = asyncio.create_task(store.sweep(clock(), 10 * many))
-    turns = 0
-    while not sweep.done():
-        if turns < 10:
-            await store.delete(f"live-{turns:03}")
-            await store.create(make_session(key=f"new-{turns:03}", principal="one"))
-            await store.touch(f"live-{turns + 50:03}", clock(), clock() + seconds(200))
-            assert await store.count() == await store.count("one") == 100
-        turns += 1
-        await asyncio.sleep(0)
+    for turn in range(10):
+        assert not sweep.done()
+        await store.delete(f"live-{turn:03}")
+        await store.create(make_session(key=f"new-{turn:03}", principal="one"))
+        await store.touch(f"live-{turn + 50:03}", clock(), clock() + seconds(200))
+        assert await store.count() == await store.count("one") == 100
+        await asyncio.sleep(0)  # lets the sweep go on with its next batch
     assert await sweep == many
-    assert turns >= 10
     assert await store.count() == await store.count("one") == 100
     assert await keys_of(store, limit=1000) == [
         *(f"live-{number:03}" for number in range(10, 100)),
@@ -134,42 +132,34 @@ async def test_a_big_sweep_lets_others_run_and_changes_meanwhile_hold(store, mak
 
 
 @pytest.mark.parametrize("per_second", [1, 50, 1_000_000], ids=["1 a second", "50 a second", "all in one second"])
-async def test_finding_what_has_expired_lets_others_run_however_the_expiries_are_spread(
+async def test_a_count_yields_to_the_event_loop_for_any_distribution_of_expiries(
     store, make_session, clock, per_second
 ):
-    many = 20 * memory_module._SLICE
+    many = 20 * memory_module._BATCH_SIZE
     clock.to_the_next_second()
     for number in range(many):
         await store.create(make_session(key=f"dead-{number}", lives=10 + number // per_second))
     await store.create(make_session(key="live", lives=100_000))
     clock.advance(50_000)
     counting = asyncio.create_task(store.count())
-    turns = 0
-    while not counting.done():
-        turns += 1
-        await asyncio.sleep(0)
+    await assert_yields_often(counting)
     assert await counting == 1
-    assert turns >= 10
 
 
-async def test_a_sweep_by_a_real_clock_lets_others_run(make_session):
-    """Who sweeps reads the clock before the store does, so that the two moments are never the same."""
+async def test_a_sweep_with_a_real_clock_yields_to_the_event_loop(make_session):
+    """The caller of `sweep` reads the clock before the store does, so the two times always differ."""
     async with MemoryStore(system_clock) as store:
-        many = 20 * memory_module._SLICE
+        many = 20 * memory_module._BATCH_SIZE
         for number in range(many):
             await store.create(make_session(key=f"dead-{number}", lives=-10))
         assert await store.count() == 0
         sweep = asyncio.create_task(store.sweep(system_clock(), 10 * many))
-        turns = 0
-        while not sweep.done():
-            turns += 1
-            await asyncio.sleep(0)
+        await assert_yields_often(sweep)
         assert await sweep == many
-        assert turns >= 10
 
 
-async def test_what_is_gone_leaves_nothing_in_memory(store, make_session, clock):
-    def held():
+async def test_removed_sessions_leave_nothing_in_memory(store, make_session, clock):
+    def texts_in_memory():
         found, to_visit, seen = set(), list(vars(store).values()), set()
         while to_visit:
             current = to_visit.pop()
@@ -184,7 +174,7 @@ async def test_what_is_gone_leaves_nothing_in_memory(store, make_session, clock)
         await store.create(make_session(key=f"gone-{number}", lives=10 + number % 3, principal=f"person-{number % 4}"))
         await store.append(f"gone-{number}", "GET", {"n": number})
     await store.count()
-    assert len(held()) >= 24
+    assert len(texts_in_memory()) >= 24
     for number in range(5):
         await store.delete(f"gone-{number}")
     clock.advance(11)
@@ -193,21 +183,23 @@ async def test_what_is_gone_leaves_nothing_in_memory(store, make_session, clock)
     await store.delete("gone-6")
     clock.advance(50)
     assert await store.sweep(clock(), 1000) == 14
-    assert held() == set()
+    assert texts_in_memory() == set()
 
 
-async def test_waiting_leaves_nothing_in_memory(store, make_session, settle):
+async def test_tasks_that_no_longer_wait_leave_nothing_in_memory(store, make_session):
     await store.create(make_session())
     waiting = [asyncio.create_task(store.wait(key, None, 1000)) for key in ("key-0001", "@p")]
-    await settle()
+    await asyncio.sleep(0)
+    assert set(store._events.waiters.keys()) == {"key-0001", "@p"}
     await store.delete("key-0001")
-    await asyncio.wait_for(waiting[0], 10)
+    async with deadline("the waiter of the deleted session was not woken"):
+        await waiting[0]
     waiting[1].cancel()
     await asyncio.wait(waiting)
     assert (list(store._events.keys()), list(store._events.waiters.keys())) == ([], [])
 
 
-async def test_a_sweep_for_a_later_moment_leaves_leases_that_last(store, clock):
+async def test_a_sweep_for_a_later_time_keeps_leases_that_have_not_ended(store, clock):
     await store.claim("lease", "me", 10)
     now = clock()
     await store.sweep(clock.__class__().advance(20), 10)
@@ -215,8 +207,8 @@ async def test_a_sweep_for_a_later_moment_leaves_leases_that_last(store, clock):
     assert await store.claim("lease", "you", 10) is False
 
 
-@pytest.mark.parametrize("tick", [0, 1], ids=["a clock that stands", "a clock that goes on"])
-async def test_leases_that_have_ended_leave_nothing_in_memory(clock, tick):
+@pytest.mark.parametrize("tick", [0, 1], ids=["a clock that stops", "a clock that runs"])
+async def test_ended_leases_leave_nothing_in_memory(clock, tick):
     async with MemoryStore(lambda: clock.advance(microseconds=tick)) as store:
         for number in range(100):
             await store.claim(f"lease-{number}", "me", 10)

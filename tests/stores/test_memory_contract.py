@@ -1,4 +1,4 @@
-"""The memory store keeps the contract of stores."""
+"""The memory store passes the contract of stores."""
 
 from __future__ import annotations
 

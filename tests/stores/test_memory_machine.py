@@ -1,7 +1,7 @@
-"""The memory store's sessions against a model that is obviously right: a dict.
+"""The sessions of the memory store, compared with a model that is obviously correct: a dict.
 
-The store is driven by hand, coroutine by coroutine, so that a sweep or a count can be held in the middle while
-other operations go on.
+The test runs the coroutines of the store step by step, so that it can suspend a sweep or a count while it runs other
+operations.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from mcp_tornado.stores.memory import MemoryStore
 KEYS = st.sampled_from([f"key-{number:02}" for number in range(12)])
 PRINCIPALS = st.sampled_from([None, "one", "two"])
 LIVES = st.one_of(st.integers(0, 4_000_000), st.integers(1, 8).map(lambda count: count * 500_000))
-"""Microseconds: a few seconds, so that many sessions share one."""
+"""Microseconds until a session expires: a few seconds, so that many sessions expire in the same second."""
 BEHIND = st.sampled_from([0, 0, 1, 300_000, 2_000_000])
-"""How far the clock of who sweeps is behind the store's."""
+"""Microseconds by which the clock of the caller of `sweep` is behind the clock of the store."""
 
 
 def microseconds(count):
@@ -33,7 +33,7 @@ def microseconds(count):
 
 
 def finish(coroutine):
-    """Run a coroutine of the store to its end; it never waits for anything but its next turn."""
+    """Run a coroutine of the store to its end. It never waits; it only yields to the event loop."""
     while True:
         try:
             coroutine.send(None)
@@ -44,21 +44,21 @@ def finish(coroutine):
 class StoreAgainstModel(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
-        self.slice = mock.patch.object(memory, "_SLICE", 2)
-        self.slice.start()
-        self.now = datetime(2026, 11, 1, 12, 0, 0, 250_000, tzinfo=UTC)  # fixed: a run must be repeatable
+        self.batch_size = mock.patch.object(memory, "_BATCH_SIZE", 2)
+        self.batch_size.start()
+        self.now = datetime(2026, 11, 1, 12, 0, 0, 250_000, tzinfo=UTC)  # fixed, so that a run can be repeated
         self.store = MemoryStore(lambda: self.now)
         self.model = {}
-        self.held = []
+        self.suspended = []
 
     @initialize()
     def enter(self):
         finish(self.store.__aenter__())
 
     def teardown(self):
-        for coroutine in self.held:
+        for coroutine in self.suspended:
             coroutine.close()
-        self.slice.stop()
+        self.batch_size.stop()
 
     def live(self):
         return {key: session for key, session in self.model.items() if session.expires_at > self.now}
@@ -76,7 +76,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
         )
         stored = finish(self.store.get(key))
         if key in self.live():
-            assert stored is not None, "a live session is there"
+            assert stored is not None, "a live session is stored"
         if stored is not None:
             with pytest.raises(DuplicateSession):
                 finish(self.store.create(session))
@@ -138,35 +138,35 @@ class StoreAgainstModel(RuleBasedStateMachine):
         left = [key for key in dead if finish(self.store.get(key)) is not None]
         assert len(left) == max(0, len(dead) - limit)
 
-    @precondition(lambda self: len(self.held) < 3)
-    @rule(what=st.sampled_from(["sweep", "count", "count of one"]), limit=st.integers(1, 15), behind=BEHIND)
-    def start_and_hold(self, what, limit, behind):
-        self.held.append(
+    @precondition(lambda self: len(self.suspended) < 3)
+    @rule(operation=st.sampled_from(["sweep", "count", "count of one"]), limit=st.integers(1, 15), behind=BEHIND)
+    def start_and_suspend(self, operation, limit, behind):
+        self.suspended.append(
             self.store.sweep(self.now - microseconds(behind), limit)
-            if what == "sweep"
-            else self.store.count("one" if what == "count of one" else None)
+            if operation == "sweep"
+            else self.store.count("one" if operation == "count of one" else None)
         )
 
-    @precondition(lambda self: self.held)
-    @rule(which=st.integers(0, 2))
-    def let_it_go_on(self, which):
-        coroutine = self.held[which % len(self.held)]
+    @precondition(lambda self: self.suspended)
+    @rule(index=st.integers(0, 2))
+    def resume(self, index):
+        coroutine = self.suspended[index % len(self.suspended)]
         try:
             coroutine.send(None)
         except StopIteration:
-            self.held.remove(coroutine)
+            self.suspended.remove(coroutine)
 
-    @precondition(lambda self: self.held)
-    @rule(which=st.integers(0, 2))
-    def cancel(self, which):
-        coroutine = self.held.pop(which % len(self.held))
+    @precondition(lambda self: self.suspended)
+    @rule(index=st.integers(0, 2))
+    def cancel(self, index):
+        coroutine = self.suspended.pop(index % len(self.suspended))
         if coroutine.cr_suspended:
             with pytest.raises(asyncio.CancelledError):
                 coroutine.throw(asyncio.CancelledError())
         coroutine.close()
 
     @invariant()
-    def what_is_stored_is_what_the_model_holds(self):
+    def the_store_holds_the_live_sessions_of_the_model(self):
         for key, session in self.live().items():
             assert finish(self.store.get(key)) == session
 

@@ -1,4 +1,4 @@
-"""Stores are found by the scheme of their URL, and what is wrong is told without the URL."""
+"""Stores are found by the scheme of their URL, and error messages never hold the URL."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Distribution:
 
 @pytest.fixture
 def installed(monkeypatch):
-    """Install plugins, and these only: triples of scheme, object and distribution."""
+    """Replace the installed plugins by the given ones: triples of scheme, object and distribution."""
     module = types.ModuleType("a_plugin_module")
     monkeypatch.setitem(sys.modules, "a_plugin_module", module)
 
@@ -46,11 +46,11 @@ def refusal(url, options=None):
     return caught.value
 
 
-def test_the_memory_store_comes_through_the_same_group():
+def test_the_memory_store_is_found_by_its_entry_point():
     assert isinstance(open_store("memory://", {}, system_clock), MemoryStore)
 
 
-def test_a_factory_gets_the_url_the_options_and_the_clock(installed):
+def test_a_factory_receives_the_url_the_options_and_the_clock(installed):
     installed(("mine", lambda *given: given, Distribution("mine", "1")))
     options = {"a": 1, "events": {"max_bytes": 5}}
     assert open_store("mine://user:password@host/x?y=z#f", options, system_clock) == (
@@ -60,12 +60,12 @@ def test_a_factory_gets_the_url_the_options_and_the_clock(installed):
     )
 
 
-def test_only_the_plugin_that_is_wanted_is_imported(installed):
+def test_only_the_plugin_of_the_scheme_is_imported(installed):
     installed(("mine", lambda *_: "a store", None), ("other", "no_such_module_at_all:factory", None))
     assert open_store("mine://", {}, system_clock) == "a store"
 
 
-def test_an_unknown_scheme_names_what_is_installed_and_from_where(installed):
+def test_the_error_for_an_unknown_scheme_names_the_installed_stores_and_distributions(installed):
     installed(
         ("redis", lambda *_: None, Distribution("mcp-tornado-redis", "1.2")),
         ("memory", lambda *_: None, Distribution("mcp-tornado", "0.1")),
@@ -76,12 +76,12 @@ def test_an_unknown_scheme_names_what_is_installed_and_from_where(installed):
     assert "memory (mcp-tornado 0.1)" in message
 
 
-def test_an_unknown_scheme_with_nothing_installed_says_so(installed):
+def test_the_error_for_an_unknown_scheme_says_that_no_store_is_installed(installed):
     installed()
     assert "none" in str(refusal("mongodb://localhost"))
 
 
-def test_two_plugins_for_one_scheme_are_both_named(installed):
+def test_the_error_for_an_ambiguous_scheme_names_both_plugins(installed):
     installed(
         ("redis", lambda *_: None, Distribution("mcp-tornado-redis", "1.2")),
         ("redis", lambda *_: None, Distribution("somebody-elses-redis", "3")),
@@ -93,7 +93,7 @@ def test_two_plugins_for_one_scheme_are_both_named(installed):
     assert "memory" not in message
 
 
-def test_a_plugin_that_cannot_be_imported_is_named_and_the_cause_chained(installed):
+def test_the_error_for_a_plugin_that_cannot_be_imported_names_it_and_has_the_cause(installed):
     installed(("broken", "no_such_module_at_all:factory", Distribution("broken-store", "9")))
     error = refusal("broken://localhost")
     assert "broken://" in str(error)
@@ -102,14 +102,14 @@ def test_a_plugin_that_cannot_be_imported_is_named_and_the_cause_chained(install
     assert isinstance(error.__cause__, ModuleNotFoundError)
 
 
-def test_a_plugin_without_its_factory_is_named_and_the_cause_chained(installed):
+def test_the_error_for_a_plugin_without_its_factory_names_it_and_has_the_cause(installed):
     installed(("broken", "a_plugin_module:no_such_factory", Distribution("broken-store", "9")))
     error = refusal("broken://localhost")
     assert "broken-store 9" in str(error)
     assert isinstance(error.__cause__, AttributeError)
 
 
-def test_a_plugin_that_refuses_says_why_and_the_cause_is_chained(installed):
+def test_the_error_for_a_plugin_that_refuses_its_url_has_the_reason_and_the_cause(installed):
     def refuse(*_):
         raise ValueError("the port must be a number")
 
@@ -139,7 +139,7 @@ def _quoting(url, *_):
         "user:hunter2@host?next=redis://",
     ],
 )
-def test_a_password_in_a_url_is_never_in_the_message(installed, url):
+def test_a_password_in_a_url_is_not_in_the_message(installed, url):
     installed(
         ("broken", "no_such_module_at_all:factory", Distribution("broken", "1")),
         ("twice", lambda *_: None, Distribution("one", "1")),
@@ -151,17 +151,17 @@ def test_a_password_in_a_url_is_never_in_the_message(installed, url):
 
 
 @pytest.mark.parametrize("url", ["memory://something", "memory:///path", "memory://?a=b", "memory://#x"])
-def test_a_memory_url_that_names_more_than_the_scheme_is_refused(url):
+def test_a_memory_url_that_holds_more_than_the_scheme_is_refused(url):
     assert "memory://" in str(refusal(url))
 
 
-def test_options_that_the_memory_store_does_not_know_are_refused_by_name_and_not_by_value():
+def test_the_error_for_unknown_options_holds_their_names_and_not_their_values():
     message = str(refusal("memory://", {"size": "hunter2", "path": "x", "events": {}}))
     assert "path, size" in message
     assert "hunter2" not in message
 
 
-def test_a_bound_of_events_that_does_not_exist_is_refused_by_name():
+def test_the_error_for_an_unknown_bound_of_events_names_it():
     assert "max_evnts" in str(refusal("memory://", {"events": {"max_evnts": 5}}))
 
 
@@ -171,7 +171,7 @@ def test_the_bounds_of_events_reach_the_memory_store():
     assert open_store("memory://", {}, system_clock)._events._bounds == EventBounds(1000, 1_048_576, 3600)
 
 
-# What is installed
+# The list of installed stores
 
 
 class WithEvents(MemoryStore):
@@ -185,12 +185,12 @@ class WithoutEvents(SessionStore):
 def _with_events(url, options, clock) -> WithEvents: ...
 def _without_events(url, options, clock) -> WithoutEvents: ...
 def _some_store(url, options, clock) -> SessionStore: ...
-def _this_or_that(url, options, clock) -> WithEvents | WithoutEvents: ...
-def _unknown_class(url, options, clock) -> NoSuchClass: ...  # noqa: F821  (that is what it is about)
+def _union_of_stores(url, options, clock) -> WithEvents | WithoutEvents: ...
+def _unknown_class(url, options, clock) -> NoSuchClass: ...  # noqa: F821  (the test is about an unknown class)
 def _unannotated(url, options, clock): ...
 
 
-def test_all_that_is_installed_is_listed_by_scheme_with_its_distribution(installed):
+def test_installed_stores_are_listed_by_scheme_with_their_distribution(installed):
     installed(
         ("redis", _with_events, Distribution("mcp-tornado-redis", "1.2")),
         ("memory", memory_store, Distribution("mcp-tornado", "0.1")),
@@ -211,18 +211,18 @@ def test_all_that_is_installed_is_listed_by_scheme_with_its_distribution(install
         (_without_events, False),
         (WithoutEvents, False),
         (_some_store, None),
-        (_this_or_that, None),
+        (_union_of_stores, None),
         (_unknown_class, None),
         (_unannotated, None),
         (functools.partial(_with_events), None),
     ],
 )
-def test_whether_a_store_keeps_events_is_told_by_what_its_factory_says_it_returns(installed, factory, events):
+def test_the_annotation_of_a_factory_tells_whether_its_store_keeps_events(installed, factory, events):
     installed(("mine", factory, Distribution("mine", "1")))
     assert installed_stores() == [InstalledStore("mine", "mine", "1", events)]
 
 
-def test_no_store_is_made_to_find_out_whether_it_keeps_events(installed):
+def test_no_store_is_created_to_find_out_whether_it_keeps_events(installed):
     def fails(url, options, clock) -> WithEvents:
         raise AssertionError("was called")
 
@@ -230,23 +230,21 @@ def test_no_store_is_made_to_find_out_whether_it_keeps_events(installed):
     assert [(store.events, store.problem) for store in installed_stores()] == [(True, None)]
 
 
-def test_a_plugin_is_imported_when_its_store_is_wanted_or_all_are_listed_and_not_before(
-    installed, tmp_path, monkeypatch
-):
+def test_a_plugin_is_imported_only_when_its_store_is_opened_or_all_are_listed(installed, tmp_path, monkeypatch):
     (tmp_path / "a_lazy_plugin.py").write_text("def factory(url, options, clock): return url\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "a_lazy_plugin", raising=False)
-    for needs_it in (lambda: open_store("lazy://", {}, system_clock), installed_stores):
+    for use in (lambda: open_store("lazy://", {}, system_clock), installed_stores):
         installed(("lazy", "a_lazy_plugin:factory", None), ("other", lambda *_: "another store", None))
         assert open_store("other://", {}, system_clock) == "another store"
         refusal("unknown://")
         assert "a_lazy_plugin" not in sys.modules
-        needs_it()
+        use()
         monkeypatch.delitem(sys.modules, "a_lazy_plugin")
 
 
 @pytest.mark.parametrize(
-    ("code", "words"),
+    ("code", "text"),
     [
         ("import no_such_module_at_all", "ModuleNotFoundError: No module named 'no_such_module_at_all'"),
         ("raise RuntimeError('needs a licence')", "RuntimeError: needs a licence"),
@@ -254,7 +252,9 @@ def test_a_plugin_is_imported_when_its_store_is_wanted_or_all_are_listed_and_not
         ("", "AttributeError"),
     ],
 )
-def test_a_broken_plugin_is_listed_with_its_problem_and_harms_no_other(installed, tmp_path, monkeypatch, code, words):
+def test_a_broken_plugin_is_listed_with_its_problem_and_does_not_affect_others(
+    installed, tmp_path, monkeypatch, code, text
+):
     (tmp_path / "a_broken_plugin.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "a_broken_plugin", raising=False)
@@ -264,7 +264,7 @@ def test_a_broken_plugin_is_listed_with_its_problem_and_harms_no_other(installed
     )
     broken, mine = installed_stores()
     assert (broken.scheme, broken.distribution, broken.version, broken.events) == ("broken", "broken-store", "9", None)
-    assert words in broken.problem
+    assert text in broken.problem
     assert mine == InstalledStore("mine", "mine", "1", events=True)
     assert open_store("mine://", {}, system_clock) is None
 
@@ -284,6 +284,6 @@ def test_two_plugins_for_one_scheme_are_both_listed_with_the_problem(installed):
     assert all("more than one" in store.problem for store in twice)
 
 
-def test_nothing_is_listed_where_nothing_is_installed(installed):
+def test_nothing_is_listed_if_nothing_is_installed(installed):
     installed()
     assert installed_stores() == []

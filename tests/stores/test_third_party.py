@@ -1,4 +1,4 @@
-"""A store of somebody else's, from its wheel, in an environment that knows nothing of this repository."""
+"""A third-party store, installed from its wheel in an environment without this repository."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ REPOSITORY = Path(__file__).parents[2]
 PLUGINS = REPOSITORY / "plugins"
 SHIPPED = [PLUGINS / name for name in ("sqlite", "redis", "mongodb")]
 BLOCKS = re.findall(r"^```\w+\n(.*?)^```$", (PLUGINS / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-DEADLINE = 30.0
-"""Seconds after which a server that a test waits for counts as not answering."""
-LONG = 300.0
-"""The same for what is fetched or built, and for many tests at once."""
+DEADLINE_SECONDS = 30.0
+"""Seconds after which a server counts as not answering."""
+BUILD_DEADLINE_SECONDS = 300.0
+"""Seconds after which a download, a build or a run of many tests counts as failed."""
 
 
 def block(beginning):
@@ -43,7 +43,7 @@ def commands(beginning):
 
 
 class Environment:
-    """A virtual environment, and what its user runs in it."""
+    """A virtual environment in which a user runs commands."""
 
     def __init__(self, directory):
         self._bin = directory / "bin"
@@ -54,14 +54,14 @@ class Environment:
         return {**kept, "PATH": f"{self._bin}:{kept['PATH']}"}
 
     def run(self, command, directory):
-        """Run a line of the shell and return what it wrote; it must succeed."""
+        """Run a shell command, which must succeed, and return its output."""
         ran = subprocess.run(
             ["bash", "-c", command],
             cwd=directory,
             env=self.variables(),
             capture_output=True,
             text=True,
-            timeout=LONG,
+            timeout=BUILD_DEADLINE_SECONDS,
             check=False,
         )
         assert ran.returncode == 0, f"{command}\n{ran.stdout}\n{ran.stderr}"
@@ -69,7 +69,7 @@ class Environment:
 
     @contextmanager
     def serving(self, command, directory, stop):
-        """Run a server, on a port that is free, and end it with a signal."""
+        """Run a server on a free port, and end it with a signal."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -82,15 +82,15 @@ class Environment:
             text=True,
         )
         try:
-            until = time.monotonic() + DEADLINE
+            until = time.monotonic() + DEADLINE_SECONDS
             while not _answers(f"http://127.0.0.1:{port}/healthz"):
                 assert process.poll() is None, process.stderr.read()
-                assert time.monotonic() < until, "it never answered"
+                assert time.monotonic() < until, "the server does not answer"
                 time.sleep(0.05)
             yield f"http://127.0.0.1:{port}/mcp"
         finally:
             process.send_signal(stop)
-            process.communicate(timeout=DEADLINE)
+            process.communicate(timeout=DEADLINE_SECONDS)
 
 
 def _answers(url):
@@ -102,7 +102,7 @@ def _answers(url):
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """An environment with mcp-tornado and its extras, and with the example as its author publishes it, from wheels."""
+    """An environment with wheels of mcp-tornado, its extras, and the example as its author publishes it."""
     directory = tmp_path_factory.mktemp("third-party")
     here = Environment(Path(sys.prefix))
     there = Environment(directory / "environment")
@@ -127,13 +127,13 @@ def environment(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def listed(environment, tmp_path_factory):
-    """The rows of what `mcp-tornado stores` lists, and the first of them, which says what the columns are."""
+    """The rows that `mcp-tornado stores` prints, with the header row first."""
     *_, command = commands("pip wheel")
     output = environment.run(f"{command} 2>&1", tmp_path_factory.mktemp("listed"))
     return [tuple(line.split()) for line in output.splitlines()]
 
 
-def test_the_store_keeps_the_contract(environment, tmp_path):
+def test_the_store_passes_the_contract(environment, tmp_path):
     shutil.copytree(PLUGINS / "example" / "tests", tmp_path / "tests")
     _, run_tests = commands("pip install pytest")
     environment.run(f"{run_tests} -q -p no:cacheprovider --junitxml=report.xml", tmp_path)
@@ -151,12 +151,12 @@ def test_the_store_is_listed_with_its_distribution(listed):
     assert ("jsonfile", "jsonfile-store", "1.0", "yes") in listed
 
 
-def test_what_the_readme_shows_is_listed(listed):
+def test_the_list_in_the_readme_is_the_output_of_the_command(listed):
     shown = [tuple(line.split()) for line in block("SCHEME").splitlines()]
     assert shown == [row for row in listed if row[0] in ("SCHEME", "jsonfile", "memory")]
 
 
-def test_the_extras_bring_the_plugins_that_are_shipped(listed):
+def test_the_extras_install_the_plugins_of_this_repository(listed):
     brought = {}
     for directory in (REPOSITORY, *SHIPPED):
         project = tomllib.loads((directory / "pyproject.toml").read_text())["project"]
@@ -182,7 +182,7 @@ def test_a_session_outlives_a_process_that_is_killed(environment, tmp_path):
         assert httpx.get(f"{url}/session", headers=headers).status_code == 404
 
 
-def test_the_two_files_of_the_start_are_a_store_that_is_listed(environment, tmp_path):
+def test_the_two_files_of_the_chapter_start_are_a_store_that_is_listed(environment, tmp_path):
     (tmp_path / "pyproject.toml").write_text(block("[build-system]"))
     (tmp_path / "my_store.py").write_text(block("# my_store.py"))
     (tmp_path / "tests").mkdir()
