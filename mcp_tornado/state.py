@@ -1,17 +1,17 @@
-"""State that a tool keeps: one JSON object, durable, the same in every process.
+"""State for tools: one JSON object that is kept in the store and is the same in every process.
 
-It is kept in the session of the request, or behind a handle: a string that one tool call hands out and a later
-one gets back, for requests that have no session.
+The state belongs to the session of the request, or to a handle. A handle is a string that one tool call returns to the
+client and a later call receives from it: use one for requests that have no session.
 
     from mcp_tornado import state
 
-    s = state.current()                          # this session's
+    s = state.current()                          # the state of this session
     await s.update(lambda data: data.update(n=data.get("n", 0) + 1))
 
     s = await state.create()                     # give s.handle to the client
-    s = await state.open(handle)                 # and take it back
+    s = await state.open(handle)                 # open the state with the handle from the client
 
-A plain function, which runs in a thread, uses `create_sync`, `open_sync`, `read_sync` and `update_sync`.
+A tool that is a plain function runs in a thread and uses `create_sync`, `open_sync`, `read_sync` and `update_sync`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any, Final, TypeVar
 
 from mcp_tornado.hosting.context import RequestContext, current_context
 from mcp_tornado.sessions import ErrorCode, Session, SessionError, StateTooLarge
+from mcp_tornado.sessions.handles import create_handle, open_handle
 
 __all__ = [
     "NoSession",
@@ -39,29 +40,31 @@ __all__ = [
 ]
 
 Change = Callable[[dict[str, Any]], object]
-"""Changes the dict it is given in place; what it returns is ignored."""
+"""Changes the given dict in place; its return value is ignored."""
 
 _T = TypeVar("_T")
 
-_NOT_FOUND: Final = frozenset({ErrorCode.SESSION_NOT_FOUND, ErrorCode.SESSION_EXPIRED, ErrorCode.SESSION_ID_MALFORMED})
-_UNKNOWN: Final = "there is no state with this handle: it is unknown or has expired"
-_LOOP_CHECK: Final = 1.0
-"""Seconds after which a waiting thread looks whether there still is a loop to wait for."""
+_NOT_FOUND_CODES: Final = frozenset(
+    {ErrorCode.SESSION_NOT_FOUND, ErrorCode.SESSION_EXPIRED, ErrorCode.SESSION_ID_MALFORMED}
+)
+_STATE_NOT_FOUND: Final = "there is no state with this handle: the handle is unknown or has expired"
+_LOOP_CHECK_SECONDS: Final = 1.0
+"""Interval between two checks of a waiting thread that the event loop still exists."""
 
 
 class NoSession(Exception):
-    """There is no session: outside of any request, in a request without one, or it has ended meanwhile."""
+    """There is no session: no request is handled, the request has no session, or the session has ended."""
 
 
 class StateNotFound(Exception):
-    """No state has this handle: it is unknown or malformed, it has expired, or it is another principal's."""
+    """No state has this handle: it is unknown, malformed or expired, or it belongs to another principal."""
 
 
 class State:
-    """The state of a session, or the state behind a handle.
+    """The state of a session, or the state of a handle.
 
-    It may be used from any thread, and after the request too. Besides what is named below, methods raise
-    `mcp_tornado.sessions.SessionError` where the store does not answer (`STORE_UNAVAILABLE`).
+    It can be used from any thread, and after the request has ended. In addition to the errors that each method names,
+    methods raise `mcp_tornado.sessions.SessionError` (`STORE_UNAVAILABLE`) if the store does not answer.
     """
 
     def __init__(self, context: RequestContext, session: Session, handle: str | None = None) -> None:
@@ -71,98 +74,101 @@ class State:
 
     @property
     def handle(self) -> str | None:
-        """What `state.open` takes; `None` for the state of a session.
+        """The handle for `state.open`; `None` for the state of a session.
 
-        Whoever has it has the state: it is unguessable, and the store keeps only its hash.
+        Any client of the same principal that knows the handle can open the state. The handle cannot be guessed, and the
+        store keeps only its hash.
         """
         return self._handle
 
     @property
     def data(self) -> dict[str, Any]:
-        """A copy of the state as this object last saw it; changing it changes nothing."""
+        """A copy of the state that this object last read or stored; changing the copy changes nothing."""
         return copy.deepcopy(dict(self._session.state))
 
     async def read(self) -> dict[str, Any]:
-        """Return the newest state, a copy as `data` is.
+        """Read the newest state, and return a copy of it.
 
         Raises:
             NoSession: The session has ended.
-            StateNotFound: The state behind the handle has expired.
+            StateNotFound: The state of the handle has expired.
         """
         session = await self._context.manager.find(self._session.key)
         if session is None:
-            raise self._gone()
-        return self._seen(session)
+            raise self._not_found_error()
+        return self._keep_newer(session)
 
     async def update(self, fn: Change) -> dict[str, Any]:
-        """Change the state by compare-and-set, retried until nobody was faster; return the new state.
+        """Change the state by compare-and-set, and return the new state.
+
+        If another update succeeds first, the change is retried from the newest state.
 
         Args:
-            fn: Changes the dict it is given in place; what it returns is ignored. It may be called several
-                times, each time with the newest state. It runs on the event loop and must be quick. What it
-                raises passes through, and nothing is changed.
+            fn: Changes the given dict in place; its return value is ignored. It may be called several times, each
+                time with the newest state. It runs on the event loop and must be quick. If it raises, nothing is
+                changed, and the exception reaches the caller.
 
         Raises:
             StateTooLarge: The new state is larger than `sessions.max_state_bytes`; nothing is changed.
             NoSession: The session has ended.
-            StateNotFound: The state behind the handle has expired.
-            TypeError, ValueError: The new state is no JSON, or `fn` is a coroutine function.
+            StateNotFound: The state of the handle has expired.
+            TypeError, ValueError: The new state cannot be written as JSON, or `fn` is a coroutine function.
         """
         try:
             session = await self._context.manager.update_state(self._session.key, partial(_change, fn))
         except SessionError as error:
-            if error.code in _NOT_FOUND:
-                raise self._gone() from None
+            if error.code in _NOT_FOUND_CODES:
+                raise self._not_found_error() from None
             raise
-        return self._seen(session)
+        return self._keep_newer(session)
 
     def read_sync(self) -> dict[str, Any]:
-        """Do what `read` does, from a thread.
+        """Do the same as `read`, from a thread.
 
         Raises:
-            RuntimeError: This is the event loop's own thread, which would wait for itself; or the loop has ended.
+            RuntimeError: The caller runs in the thread of the event loop, which must not block; or the loop has ended.
         """
         return _wait_for(self._context.loop, self.read)
 
     def update_sync(self, fn: Change) -> dict[str, Any]:
-        """Do what `update` does, from a thread; `fn` runs on the event loop here too.
+        """Do the same as `update`, from a thread. `fn` still runs on the event loop.
 
         Raises:
-            RuntimeError: This is the event loop's own thread, which would wait for itself; or the loop has ended.
+            RuntimeError: The caller runs in the thread of the event loop, which must not block; or the loop has ended.
         """
         return _wait_for(self._context.loop, partial(self.update, fn))
 
-    def _seen(self, session: Session) -> dict[str, Any]:
-        # Of two who read at once, the one with the older answer may come last.
+    def _keep_newer(self, session: Session) -> dict[str, Any]:
+        # If two reads run at the same time, the one with the older state may end last.
         if session.revision >= self._session.revision:
             self._session = session
         self._context.saw(session)
         return copy.deepcopy(dict(session.state))
 
-    def _gone(self) -> NoSession | StateNotFound:
-        return NoSession("the session has ended") if self._handle is None else StateNotFound(_UNKNOWN)
+    def _not_found_error(self) -> NoSession | StateNotFound:
+        return NoSession("the session has ended") if self._handle is None else StateNotFound(_STATE_NOT_FOUND)
 
 
 def current() -> State:
     """Return the state of the session that the running request belongs to.
 
-    Its `data` is what this request has last seen: what was stored as it began, or what it has read or stored
-    since.
+    Its `data` is the state when the request began, or the state that the request has read or stored since then.
 
     Raises:
         NoSession: The request has no session, or there is no request.
     """
     context = _current_context()
     if context.session is None:
-        raise NoSession("this request has no session: keep its state behind a handle, see state.create")
+        raise NoSession("this request has no session: use state.create, and give the handle to the client")
     return State(context, context.session)
 
 
 async def create() -> State:
-    """Make an empty state behind a new handle, for the client to give back in a later call.
+    """Create an empty state with a new handle. The client sends the handle back in a later call.
 
-    It lives as long as a session does (`sessions.idle_timeout_seconds` after it was last opened,
-    `sessions.lifetime_seconds` at the most), has the same limit of size and counts as one.
+    The state lives as long as a session: for `sessions.idle_timeout_seconds` after it was last opened, and for
+    `sessions.lifetime_seconds` at most. It has the same limit of size as the state of a session, and counts as one
+    session.
 
     Raises:
         NoSession: No request is being handled.
@@ -172,13 +178,13 @@ async def create() -> State:
 
 
 async def open(handle: str) -> State:
-    """Return the state behind a handle, which lives on from now.
+    """Return the state of a handle. Its idle timeout starts anew.
 
     Args:
-        handle: What the client has sent; it may be anything.
+        handle: The value from the client; it may be any value.
 
     Raises:
-        StateNotFound: It is no handle, it is unknown or has expired, or it is another principal's.
+        StateNotFound: The value is no handle, it is unknown or expired, or it belongs to another principal.
         NoSession: No request is being handled.
         SessionError: `STORE_UNAVAILABLE`.
     """
@@ -186,20 +192,20 @@ async def open(handle: str) -> State:
 
 
 def create_sync() -> State:
-    """Do what `create` does, from a thread.
+    """Do the same as `create`, from a thread.
 
     Raises:
-        RuntimeError: This is the event loop's own thread, which would wait for itself; or the loop has ended.
+        RuntimeError: The caller runs in the thread of the event loop, which must not block; or the loop has ended.
     """
     context = _current_context()
     return _wait_for(context.loop, partial(_create, context))
 
 
 def open_sync(handle: str) -> State:
-    """Do what `open` does, from a thread.
+    """Do the same as `open`, from a thread.
 
     Raises:
-        RuntimeError: This is the event loop's own thread, which would wait for itself; or the loop has ended.
+        RuntimeError: The caller runs in the thread of the event loop, which must not block; or the loop has ended.
     """
     context = _current_context()
     return _wait_for(context.loop, partial(_open, context, handle))
@@ -208,23 +214,23 @@ def open_sync(handle: str) -> State:
 def _current_context() -> RequestContext:
     context = current_context()
     if context is None:
-        raise NoSession("state is to be had inside a handler, while it handles a request")
+        raise NoSession("no request is being handled: use state inside a handler")
     return context
 
 
 async def _create(context: RequestContext) -> State:
-    handle, session = await context.manager.create_handle(client=context.client(), principal=context.principal)
+    handle, session = await create_handle(context.manager, client=context.client(), principal=context.principal)
     return State(context, session, handle)
 
 
 async def _open(context: RequestContext, handle: object) -> State:
-    if not isinstance(handle, str):  # a low-level server hands on whatever the client sent
-        raise StateNotFound(_UNKNOWN)
+    if not isinstance(handle, str):  # a low-level server passes on any value that the client sent
+        raise StateNotFound(_STATE_NOT_FOUND)
     try:
-        session = await context.manager.open_handle(handle, principal=context.principal)
+        session = await open_handle(context.manager, handle, principal=context.principal)
     except SessionError as error:
-        if error.code in _NOT_FOUND:
-            raise StateNotFound(_UNKNOWN) from None
+        if error.code in _NOT_FOUND_CODES:
+            raise StateNotFound(_STATE_NOT_FOUND) from None
         raise
     return State(context, session, handle)
 
@@ -233,27 +239,27 @@ def _change(fn: Change, data: dict[str, Any]) -> None:
     returned = fn(data)
     if asyncio.iscoroutine(returned):
         returned.close()
-        raise TypeError("update takes a plain function: a coroutine function cannot be run between read and write")
+        raise TypeError("update takes a plain function: a coroutine function cannot run between the read and the write")
 
 
 def _wait_for(loop: asyncio.AbstractEventLoop, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
-    """Run something on a loop, from another thread, and return its result."""
-    if _is_running_here(loop):
-        raise RuntimeError("this would block the event loop for good: here, await the method without _sync")
+    """Run a coroutine on an event loop, from another thread, and return its result."""
+    if _is_running_in_this_thread(loop):
+        raise RuntimeError("this call would block the event loop forever: await the method without _sync instead")
     coroutine = work()
     try:
         future = asyncio.run_coroutine_threadsafe(coroutine, loop)
     except RuntimeError:
         coroutine.close()
         raise
-    while not wait([future], timeout=_LOOP_CHECK).done:
-        if loop.is_closed():  # between the loop's last turn and its end
+    while not wait([future], timeout=_LOOP_CHECK_SECONDS).done:
+        if loop.is_closed():  # the loop ended after the call was scheduled, and never ran it
             coroutine.close()
-            raise RuntimeError("the event loop was closed meanwhile")
+            raise RuntimeError("the event loop was closed before the call was done")
     return future.result()
 
 
-def _is_running_here(loop: asyncio.AbstractEventLoop) -> bool:
+def _is_running_in_this_thread(loop: asyncio.AbstractEventLoop) -> bool:
     try:
         return asyncio.get_running_loop() is loop
     except RuntimeError:

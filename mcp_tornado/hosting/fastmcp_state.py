@@ -20,6 +20,7 @@ from typing import Any, Final, SupportsFloat
 
 from mcp_tornado.hosting.context import RequestContext, current_context
 from mcp_tornado.sessions import ErrorCode, Session, SessionError
+from mcp_tornado.sessions.named import delete_named, find_named, put_named, update_named
 
 _OUTLIVING: Final = frozenset({"session", "user"})
 _RULES: Final = "_visibility_rules"
@@ -57,7 +58,7 @@ class FastMCPState:
             return await self._memory.get(key, collection=collection)
         owner, _, name = key.partition(":")
         if owner in _OUTLIVING:
-            record = await here.manager.find_named(self._record(key))
+            record = await find_named(here.manager, self._record(key))
             if record is None:
                 return None
             here.found.add(key)
@@ -89,9 +90,9 @@ class FastMCPState:
         if owner in _OUTLIVING:
             record = self._record(key)
             if key in here.found:
-                await here.manager.update_named(record, dict(value))
+                await update_named(here.manager, record, dict(value))
             else:
-                await here.manager.put_named(record, dict(value), client=here.client(), principal=here.principal)
+                await put_named(here.manager, record, dict(value), client=here.client(), principal=here.principal)
                 here.found.add(key)
         elif _session_of(owner, here) is not None:
             here.saw(await here.manager.update_server_state(owner, change))
@@ -112,7 +113,7 @@ class FastMCPState:
         owner, _, name = key.partition(":")
         if owner in _OUTLIVING:
             here.found.discard(key)
-            return await here.manager.delete_named(self._record(key))
+            return await delete_named(here.manager, self._record(key))
         if _session_of(owner, here) is None:
             return self._values(here.kept.get(owner, {})).pop(name, None) is not None
         if name not in self._values((await _newest(owner, here)).server_state):

@@ -23,7 +23,7 @@ from mcp.server.request_state import (
 
 from mcp_tornado.log import get_logger
 from mcp_tornado.sessions import EventLog, SessionError
-from mcp_tornado.sessions.guard import STORE_TIME_LIMIT
+from mcp_tornado.sessions.guard import STORE_TIMEOUT_SECONDS
 
 _log = get_logger(__name__)
 
@@ -34,7 +34,7 @@ _STREAM: Final = "keys"
 _KEY_BYTES: Final = 32
 _MAKING: Final = "request-state-keys"
 """The lease of the process that makes the key."""
-_MAKING_SECONDS: Final = 4 * STORE_TIME_LIMIT
+_MAKING_SECONDS: Final = 4 * STORE_TIMEOUT_SECONDS
 """Longer than its holder can take to look, and to store what it made."""
 _AGAIN_SECONDS: Final = 0.05
 """How often it is looked whether another process has made the key."""

@@ -1,4 +1,4 @@
-"""Sessions: what one is, its rules, and what is asked of a store. No HTTP and no SDK in here."""
+"""Sessions: the data model, the rules, and the interface of stores. Nothing here imports HTTP or the SDK."""
 
 from mcp_tornado.sessions.cleanup import CleanupService
 from mcp_tornado.sessions.errors import (
@@ -15,17 +15,10 @@ from mcp_tornado.sessions.errors import (
     StreamEnded,
 )
 from mcp_tornado.sessions.ids import is_process_key, is_well_formed, new_session_id, session_key, short_key
-from mcp_tornado.sessions.manager import SessionManager, SessionRules
+from mcp_tornado.sessions.manager import SessionManager
 from mcp_tornado.sessions.model import ClientInfo, Session
-from mcp_tornado.sessions.store import (
-    Clock,
-    Event,
-    EventBounds,
-    EventId,
-    EventLog,
-    SessionStore,
-    system_clock,
-)
+from mcp_tornado.sessions.rules import SessionRules
+from mcp_tornado.sessions.store import Clock, Event, EventBounds, EventId, EventLog, SessionStore, system_clock
 
 __all__ = [
     "ERRORS",

@@ -1,4 +1,4 @@
-"""The sweep of expired sessions, on a timer."""
+"""The periodic sweep of expired sessions."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from mcp_tornado.sessions.manager import SessionManager
 _log = get_logger(__name__)
 
 _JITTER: Final = 0.1
-"""Each interval varies by up to this share, so that processes which started together do not sweep together."""
+"""Share by which each interval varies, so that processes that start together do not sweep together."""
 
 
 class CleanupService:
     """Sweeps expired sessions every `interval` seconds, one sweep at a time.
 
-    A sweep that fails is logged and counted, and the next tick tries again.
+    If a sweep fails, the failure is logged and counted, and the next tick sweeps again.
     """
 
     def __init__(self, manager: SessionManager, interval: float, *, metrics: Metrics) -> None:
@@ -31,11 +31,11 @@ class CleanupService:
         self._running: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Start the timer; the first sweep comes after one interval."""
+        """Start the timer; the first sweep runs after one interval."""
         self._timer.start()
 
     async def stop(self) -> None:
-        """Stop the timer and wait for a sweep that is running."""
+        """Stop the timer, and wait until a running sweep ends."""
         self._timer.stop()
         if self._running is not None:
             await self._running
@@ -46,11 +46,11 @@ class CleanupService:
             self._running = asyncio.create_task(self.sweep())
 
     async def sweep(self) -> None:
-        """Sweep once, now; never raises because the store fails."""
+        """Sweep once, now. A failure of the store raises nothing."""
         started = time.perf_counter()
         try:
             removed = await self._manager.cleanup()
-        except Exception:  # whatever a store does, the next tick must run; the guard has logged and counted it
+        except Exception:  # the next tick must run whatever the store raises; the guard has logged and counted it
             return
         self._metrics.cleanup_last_success.set_to_current_time()
         _log.info("cleanup.finished", removed=removed, seconds=round(time.perf_counter() - started, 6))

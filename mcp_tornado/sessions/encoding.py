@@ -1,4 +1,4 @@
-"""JSON as bytes, and back."""
+"""JSON to bytes and back."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Any, Final
 
 import orjson
 
-_EXACT: Final = b" "
-"""Begins what only Python's own parser reads back as it was: orjson would make large numbers inexact."""
+_EXACT_PREFIX: Final = b" "
+"""Marks bytes that only Python's own parser reads back exactly: orjson would make large integers inexact."""
 
 
 def encode(value: Any) -> bytes:
     """Return a JSON value as bytes.
 
     Raises:
-        TypeError, ValueError: It holds something that JSON does not have, or is nested too deeply.
+        TypeError, ValueError: The value holds something that JSON cannot represent, or is nested too deeply.
     """
     try:
         return orjson.dumps(value)
     except TypeError:
-        # Whole numbers above 64 bits and lone surrogates are JSON too, but not to orjson.
+        # JSON allows integers of more than 64 bits and lone surrogates; orjson refuses them.
         try:
             return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
         except RecursionError as error:
@@ -28,18 +28,20 @@ def encode(value: Any) -> bytes:
 
 
 def encode_stored(value: Any) -> bytes:
-    """Return a JSON value as bytes that `decode_stored` reads back exactly, and that are good to keep.
+    """Return a JSON value as bytes that `decode_stored` reads back exactly.
+
+    The bytes take no more memory than they need.
 
     Raises:
         TypeError, ValueError: See `encode`.
     """
     try:
-        # A copy: orjson hands out its working buffer, which holds 4 KiB however short the text is.
+        # Copy: orjson returns its working buffer, which takes at least 4 KiB.
         return bytes(memoryview(orjson.dumps(value)))
     except TypeError:
-        return _EXACT + encode(value)
+        return _EXACT_PREFIX + encode(value)
 
 
 def decode_stored(data: bytes) -> Any:
-    """Return the value that `encode_stored` was given."""
-    return json.loads(data) if data.startswith(_EXACT) else orjson.loads(data)
+    """Return the value that `encode_stored` encoded."""
+    return json.loads(data) if data.startswith(_EXACT_PREFIX) else orjson.loads(data)

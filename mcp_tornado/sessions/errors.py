@@ -1,4 +1,4 @@
-"""The errors a client can be told of, in one table, and the errors stores raise."""
+"""The table of errors that clients receive, and the errors that stores raise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INTERNAL_ERROR: Final = -32603
 
 
 class ErrorCode(StrEnum):
-    """The symbolic code that stands in `error.data.code` of every error of ours."""
+    """The symbolic code in `error.data.code` of every error that mcp-tornado answers with."""
 
     SESSION_REQUIRED = "SESSION_REQUIRED"
     SESSION_ID_MALFORMED = "SESSION_ID_MALFORMED"
@@ -42,7 +42,7 @@ class ErrorCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ErrorSpec:
-    """One row of the table: HTTP status, JSON-RPC code, default message, `Retry-After` in seconds or `None`."""
+    """One row of the table: HTTP status, JSON-RPC code, default message, and `Retry-After` in seconds or `None`."""
 
     status: int
     rpc_code: int
@@ -55,7 +55,7 @@ ERRORS: Final[Mapping[ErrorCode, ErrorSpec]] = MappingProxyType(
         ErrorCode.SESSION_REQUIRED: ErrorSpec(
             400,
             INVALID_REQUEST,
-            "This needs a session: send the Mcp-Session-Id header that initialize answered",
+            "This request needs a session: send the Mcp-Session-Id header of the answer to initialize",
         ),
         ErrorCode.SESSION_ID_MALFORMED: ErrorSpec(
             400, INVALID_REQUEST, "Mcp-Session-Id must be sent once, as 1 to 128 visible ASCII characters"
@@ -64,7 +64,9 @@ ERRORS: Final[Mapping[ErrorCode, ErrorSpec]] = MappingProxyType(
         ErrorCode.SESSION_EXPIRED: ErrorSpec(404, INVALID_REQUEST, "Session expired"),
         ErrorCode.SESSION_LIMIT_REACHED: ErrorSpec(503, INVALID_REQUEST, "Too many sessions are open", 5),
         ErrorCode.SESSION_CREATION_FAILED: ErrorSpec(500, INTERNAL_ERROR, "The session could not be created"),
-        ErrorCode.SESSION_CONFLICT: ErrorSpec(409, INVALID_REQUEST, "The session changed meanwhile"),
+        ErrorCode.SESSION_CONFLICT: ErrorSpec(
+            409, INVALID_REQUEST, "Another request changed the session at the same time"
+        ),
         ErrorCode.STORE_UNAVAILABLE: ErrorSpec(503, INTERNAL_ERROR, "The session store did not answer in time", 2),
         ErrorCode.REQUEST_NOT_FOUND: ErrorSpec(404, INVALID_REQUEST, "No running request has this id"),
         ErrorCode.PARSE_ERROR: ErrorSpec(400, PARSE_ERROR, "The body is not valid JSON"),
@@ -73,8 +75,10 @@ ERRORS: Final[Mapping[ErrorCode, ErrorSpec]] = MappingProxyType(
         ErrorCode.UNSUPPORTED_MEDIA_TYPE: ErrorSpec(
             415, INVALID_REQUEST, "The body must be JSON: send Content-Type: application/json"
         ),
-        ErrorCode.NOT_ACCEPTABLE: ErrorSpec(406, INVALID_REQUEST, "The Accept header names nothing served here"),
-        ErrorCode.METHOD_NOT_ALLOWED: ErrorSpec(405, INVALID_REQUEST, "This method is not allowed here"),
+        ErrorCode.NOT_ACCEPTABLE: ErrorSpec(
+            406, INVALID_REQUEST, "The Accept header names no content type that this route serves"
+        ),
+        ErrorCode.METHOD_NOT_ALLOWED: ErrorSpec(405, INVALID_REQUEST, "This method is not allowed on this route"),
         ErrorCode.ROUTE_NOT_FOUND: ErrorSpec(404, INVALID_REQUEST, "Nothing is served at this path"),
         ErrorCode.PAYLOAD_TOO_LARGE: ErrorSpec(413, INVALID_REQUEST, "The body is too large"),
         ErrorCode.FORBIDDEN_ORIGIN: ErrorSpec(403, INVALID_REQUEST, "This Origin is not in server.allowed_origins"),
@@ -87,14 +91,14 @@ ERRORS: Final[Mapping[ErrorCode, ErrorSpec]] = MappingProxyType(
 
 
 class SessionError(Exception):
-    """An error that the client is told of, made from the table.
+    """An error for the client, made from the table.
 
     Args:
         code: The row of `ERRORS`.
-        message: What to say instead of the row's message; it reaches the client, so it must hold no secret.
-        status: The HTTP status, where it differs from the row's.
-        data: More members for `error.data`, beside `code`.
-        reason: What the log says; it never reaches the client.
+        message: A message instead of the row's. The client receives it, so it must hold no secret.
+        status: An HTTP status instead of the row's.
+        data: Members for `error.data` in addition to `code`.
+        reason: A reason for the log; the client never receives it.
     """
 
     def __init__(
@@ -121,15 +125,15 @@ class SessionError(Exception):
 
 
 class StoreError(Exception):
-    """What a store raises; each subclass names one way to fail."""
+    """Base class of the errors that a store raises."""
 
 
 class DuplicateSession(StoreError):
-    """`create` met a key that is taken."""
+    """`create` found that the key is taken."""
 
 
 class RevisionConflict(StoreError):
-    """`update` met another revision than the expected one."""
+    """`update` found another revision than the expected one."""
 
 
 class StoreUnavailable(StoreError):
@@ -137,11 +141,11 @@ class StoreUnavailable(StoreError):
 
 
 class SessionGone(StoreError):
-    """`append` met a session that has ended or expired."""
+    """`append` found that the session has ended or expired."""
 
 
 class StreamEnded(StoreError):
-    """`append` met a stream that has had its final event."""
+    """`append` found that the stream already has its final event."""
 
 
 class StateTooLarge(ValueError):

@@ -1,4 +1,4 @@
-"""What stands between the server and any store: a time limit, the metrics, and one kind of failure."""
+"""The guard around every store operation: a timeout, metrics, and one error for all failures."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from mcp_tornado.sessions.store import Event, EventLog
 _log = get_logger(__name__)
 _T = TypeVar("_T")
 
-STORE_TIME_LIMIT: Final = 5.0
-"""Seconds after which a store counts as unavailable."""
+STORE_TIMEOUT_SECONDS: Final = 5.0
+"""Time after which a store operation counts as failed and the store as unavailable."""
 
 
-class _Begun(Awaitable[_T]):
-    """An operation whose first step was taken here and now.
+class _StartedCall(Awaitable[_T]):
+    """A coroutine that has run up to its first suspension.
 
-    A store in memory has its answer then, which spares the timer; any other is awaited for the rest.
+    An operation of a store in memory is done then, and needs no timer. Any other operation is awaited to its end.
     """
 
     def __init__(self, call: Coroutine[Any, Any, _T]) -> None:
@@ -36,7 +36,7 @@ class _Begun(Awaitable[_T]):
             self.done, self._result = True, stop.value
 
     def result(self) -> _T:
-        """Return the answer of an operation that is done."""
+        """Return the result of an operation that is done."""
         return cast(_T, self._result)
 
     def __await__(self) -> Generator[Any, Any, _T]:
@@ -54,54 +54,55 @@ class _Begun(Awaitable[_T]):
 
 
 class StoreGuard:
-    """Runs store operations: measures them, bounds them in time, and tells of failures in one way."""
+    """Runs store operations: measures them, limits their time, and turns failures into one error."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._observe: dict[str, Callable[[float], None]] = {}
 
-    async def run(self, operation: str, call: Coroutine[Any, Any, _T], *, limit: float = STORE_TIME_LIMIT) -> _T:
+    async def run(self, operation: str, call: Coroutine[Any, Any, _T], *, timeout: float = STORE_TIMEOUT_SECONDS) -> _T:
         """Await one operation of a store.
 
         Args:
-            operation: The metric's label.
+            operation: The label in the metrics.
             call: The operation.
-            limit: Seconds it may take.
+            timeout: Seconds that the operation may take.
 
         Raises:
-            SessionError: `STORE_UNAVAILABLE`: the store said so, the network failed, or the time was up.
-            StoreError: Any other answer that the contract of stores names; these are no failures.
+            SessionError: `STORE_UNAVAILABLE`: the store raised `StoreUnavailable`, the network failed, or the
+                operation timed out.
+            StoreError: Any other error of the contract of stores; it does not count as a failure.
         """
         observe = self._observe.get(operation)
         if observe is None:
             observe = self._observe[operation] = self._metrics.store_duration.labels(operation).observe
         started = time.perf_counter()
         try:
-            begun = _Begun(call)
-            if begun.done:
-                return begun.result()
-            async with asyncio.timeout(limit):
-                return await begun
+            started_call = _StartedCall(call)
+            if started_call.done:
+                return started_call.result()
+            async with asyncio.timeout(timeout):
+                return await started_call
         except (StoreUnavailable, OSError) as error:  # a TimeoutError is an OSError
-            self._failed(operation, error)
+            self._record_failure(operation, error)
             raise SessionError(ErrorCode.STORE_UNAVAILABLE) from error
         except StoreError:
             raise
         except Exception as error:
-            self._failed(operation, error)
+            self._record_failure(operation, error)
             raise
         finally:
             observe(time.perf_counter() - started)
 
-    def _failed(self, operation: str, error: Exception) -> None:
+    def _record_failure(self, operation: str, error: Exception) -> None:
         self._metrics.store_errors.labels(operation).inc()
-        # What a store says of itself holds no credentials; what a driver says might.
+        # The message of a StoreUnavailable holds no credentials; the message of a driver's error may.
         reason = str(error) if isinstance(error, StoreUnavailable) else None
         _log.error("store.error", operation=operation, error=type(error).__name__, reason=reason)
 
 
 class GuardedEventLog(EventLog):
-    """An event log behind a guard; it keeps the contract of the log behind it."""
+    """An event log whose operations all run through a guard."""
 
     def __init__(self, log: EventLog, guard: StoreGuard) -> None:
         self._events = log
@@ -118,7 +119,7 @@ class GuardedEventLog(EventLog):
     async def wait(self, key: str, after: str | None, timeout: float) -> bool:
         """See `EventLog.wait`."""
         call = self._events.wait(key, after, timeout)
-        return await self._guard.run("wait", call, limit=timeout + STORE_TIME_LIMIT)
+        return await self._guard.run("wait", call, timeout=timeout + STORE_TIMEOUT_SECONDS)
 
     async def claim(self, name: str, owner: str, ttl_seconds: float) -> bool:
         """See `EventLog.claim`."""

@@ -1,4 +1,4 @@
-"""Session ids, and the keys that stand for them everywhere but on the wire."""
+"""Session ids, and the keys that replace them everywhere except in HTTP."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ def new_session_id() -> str:
 
 
 def is_well_formed(session_id: str) -> bool:
-    """Say whether a client's id has the form MCP allows: 1 to 128 visible ASCII characters (0x21-0x7E)."""
+    """Return whether an id has the form that MCP allows: 1 to 128 visible ASCII characters (0x21-0x7E)."""
     return _WELL_FORMED.fullmatch(session_id) is not None
 
 
 def session_key(session_id: str) -> str:
-    """Return the store's key of an id: its SHA-256 as base64url without padding, 43 characters.
+    """Return the store's key for an id: its SHA-256 as base64url without padding, 43 characters.
 
-    The key cannot be turned back into the id, so a dump of the store logs nobody in.
+    The id cannot be computed from the key, so a dump of the store gives access to no session.
     """
     return _key_of(session_id.encode("ascii"))
 
 
 def named_key(name: str) -> str:
-    """Return the store's key of what a server keeps under a name of its own choice.
+    """Return the store's key for a named record (see `mcp_tornado.sessions.named`).
 
-    No id has it, so no client can ask for it: what is hashed begins with a space, and is no well-formed id.
+    The hashed text begins with a space, and so is no well-formed id: no client can ask for this key.
     """
     return _key_of(b" " + name.encode("utf-8", "surrogatepass"))
 
@@ -43,10 +43,10 @@ def _key_of(text: bytes) -> str:
 
 
 def short_key(key: str) -> str:
-    """Return what logs, listings and errors may show of a key: its first 8 characters."""
+    """Return the first 8 characters of a key: the part that logs, listings and errors may show."""
     return key[:_SHORT_KEY_LENGTH]
 
 
 def is_process_key(key: str) -> bool:
-    """Say whether a key belongs to a process, for its mailbox or its heartbeat, and not to a session."""
+    """Return whether a key belongs to a process (its mailbox or its heartbeat) and not to a session."""
     return key.startswith("@")

@@ -1,61 +1,38 @@
-"""The rules of sessions: who gets one, how long it lives, how it changes, how it ends."""
+"""The session manager, which creates, validates, refreshes, changes and ends sessions."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Any, Final, Literal
 
 from mcp_tornado.log import get_logger
 from mcp_tornado.metrics import Metrics
 from mcp_tornado.sessions.encoding import decode_stored, encode, encode_stored
-from mcp_tornado.sessions.errors import (
-    DuplicateSession,
-    ErrorCode,
-    RevisionConflict,
-    SessionError,
-    StateTooLarge,
-)
+from mcp_tornado.sessions.errors import DuplicateSession, ErrorCode, RevisionConflict, SessionError, StateTooLarge
 from mcp_tornado.sessions.guard import StoreGuard
-from mcp_tornado.sessions.ids import is_well_formed, named_key, new_session_id, session_key, short_key
-from mcp_tornado.sessions.model import HANDLE_VERSION, ClientInfo, Session
+from mcp_tornado.sessions.ids import is_well_formed, new_session_id, session_key, short_key
+from mcp_tornado.sessions.model import ClientInfo, Session
+from mcp_tornado.sessions.rules import SessionRules
 from mcp_tornado.sessions.store import Clock, SessionStore
 
 _log = get_logger(__name__)
 
 _CREATE_ATTEMPTS: Final = 3
 _UPDATE_ATTEMPTS: Final = 1000
-"""Every failed attempt is somebody else's success, so this only ends what would never end."""
-_SWEEP_BATCH: Final = 1000
-_SWEEP_LIMIT: Final = 30.0
-"""Seconds one batch of a sweep may take: nobody waits for it, so it may be slow."""
-_TOUCH_SHARE: Final = 10
-"""A touch interval is at most this part of the idle timeout."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionRules:
-    """How long sessions live and how many there may be.
-
-    Times are in seconds. `lifetime`, `max_sessions` and `max_per_principal` of 0 mean: no limit.
-    """
-
-    idle_timeout: float = 3600
-    lifetime: float = 604_800
-    touch_interval: float = 30
-    max_sessions: int = 100_000
-    max_per_principal: int = 0
-    max_state_bytes: int = 65_536
+"""An attempt fails only if a concurrent update succeeds, so this bound only stops an endless loop."""
+_SWEEP_BATCH_SIZE: Final = 1000
+_SWEEP_TIMEOUT_SECONDS: Final = 30.0
+"""Timeout of one batch of a sweep. It is longer than that of other operations: no client waits for a sweep."""
 
 
 class SessionManager:
     """Creates, validates, refreshes, changes and ends sessions in a store.
 
-    It alone decides what a client is told of expiry. Operations raise `SessionError` with the code the client is
-    to see; where the store fails, that code is `STORE_UNAVAILABLE`.
+    Only the manager decides whether a client sees a session as expired. Operations raise `SessionError` with the code
+    for the client. If the store fails, that code is `STORE_UNAVAILABLE`.
     """
 
     def __init__(self, store: SessionStore, rules: SessionRules, *, clock: Clock, metrics: Metrics) -> None:
@@ -64,14 +41,12 @@ class SessionManager:
         self._rules = rules
         self._clock = clock
         self._metrics = metrics
-        self._idle = timedelta(seconds=rules.idle_timeout)
-        self._touch = timedelta(seconds=min(rules.touch_interval, rules.idle_timeout / _TOUCH_SHARE))
+        self._touch_interval = timedelta(seconds=rules.effective_touch_interval)
 
     @property
     def keepalive_interval(self) -> float:
-        """Seconds after which a session in use should be refreshed again, so that it does not expire meanwhile."""
-        shortest = min(1.0, self._rules.idle_timeout / _TOUCH_SHARE)
-        return max(self._touch.total_seconds(), shortest)
+        """Interval, in seconds, at which a session in use must be refreshed so that it does not expire."""
+        return self._rules.keepalive_interval
 
     async def create(
         self,
@@ -84,29 +59,32 @@ class SessionManager:
         session_id: str | None = None,
         server_state: Mapping[str, Any] | None = None,
     ) -> tuple[str, Session]:
-        """Make and store a new session; return its id, which is nowhere else, and the session.
+        """Create and store a session.
 
-        The caps are checked before the session is stored: several processes that make sessions at the same moment
-        can exceed them by as many.
+        The caps are checked before the session is stored. Calls that run at the same time, in one process or in
+        several, can each pass this check and so exceed a cap.
 
         Args:
-            client: Who asks for it.
-            protocol_version: The revision that was negotiated.
+            client: The client that asks for the session.
+            protocol_version: The negotiated revision of MCP.
             client_params: See `Session.client_params`.
-            principal: Who authenticated.
+            principal: The authenticated principal, or `None`.
             initialized: See `Session.initialized`.
-            session_id: The id, where it was made before (see `new_id`).
-            server_state: See `Session.server_state`; `None` is empty.
+            session_id: An id from `new_id`; `None` creates one.
+            server_state: See `Session.server_state`; `None` means empty.
+
+        Returns:
+            The id, which is stored nowhere, and the session.
 
         Raises:
             SessionError: `SESSION_LIMIT_REACHED` (503, or 429 for the cap per principal),
                 `SESSION_CREATION_FAILED`, `STORE_UNAVAILABLE`.
         """
-        await self._check_caps(principal)
+        await self.check_caps(principal)
         for _ in range(1 if session_id is not None else _CREATE_ATTEMPTS):
             new_id = session_id if session_id is not None else self.new_id()
             try:
-                session = await self._insert(
+                session = await self.insert(
                     session_key(new_id),
                     client=client,
                     principal=principal,
@@ -121,18 +99,22 @@ class SessionManager:
         raise SessionError(ErrorCode.SESSION_CREATION_FAILED)
 
     def new_id(self) -> str:
-        """Return an id for a session that is to be made; nothing is stored.
+        """Return an id for a new session, without storing anything.
 
         Raises:
             SessionError: `SESSION_CREATION_FAILED`.
         """
         try:
             return new_session_id()
-        except (NotImplementedError, OSError) as error:  # the operating system has no random numbers
+        except (NotImplementedError, OSError) as error:  # the operating system has no source of random numbers
             raise SessionError(ErrorCode.SESSION_CREATION_FAILED) from error
 
-    async def _insert(self, key: str, **fields: Any) -> Session:
-        """Store a new session with these fields.
+    async def insert(self, key: str, **fields: Any) -> Session:
+        """Store a new session under a key, without checking the caps.
+
+        Args:
+            key: The key in the store.
+            fields: The fields of `Session`, except `key` and the times.
 
         Raises:
             DuplicateSession: The key is taken.
@@ -143,7 +125,7 @@ class SessionManager:
             key=key,
             created_at=now,
             last_seen_at=now,
-            expires_at=self._expiry(created_at=now, seen_at=now),
+            expires_at=self._rules.expires_at(created_at=now, seen_at=now),
             **fields,
         )
         await self._guard.run("create", self._store.create(session))
@@ -159,116 +141,34 @@ class SessionManager:
         )
         return session
 
-    async def create_handle(self, *, client: ClientInfo, principal: str | None = None) -> tuple[str, Session]:
-        """Make a state handle: like a session in all but that no client can use it as one.
-
-        Returns:
-            The handle, which is nowhere else, and its record.
-
-        Raises:
-            SessionError: See `create`.
-        """
-        return await self.create(
-            client=client, protocol_version=HANDLE_VERSION, client_params={}, principal=principal, initialized=True
-        )
-
-    async def open_handle(self, handle: str, *, principal: str | None = None) -> Session:
-        """Return the live record of a state handle, and keep it alive as `refresh` does.
-
-        Raises:
-            SessionError: `SESSION_ID_MALFORMED`, `SESSION_NOT_FOUND` (also where it is another principal's, or
-                the id of a session), `SESSION_EXPIRED`, `STORE_UNAVAILABLE`.
-        """
-        session = await self._look_up(handle, principal, is_handle=True)
-        if not await self.refresh(session):
-            raise SessionError(ErrorCode.SESSION_NOT_FOUND, reason="ended")
-        return session
-
-    async def find_named(self, name: str) -> Session | None:
-        """Return the live record that a server keeps under a name, and keep it alive as `refresh` does.
-
-        Whoever knows the name may have it: it must say whose it is.
-
-        Raises:
-            SessionError: `STORE_UNAVAILABLE`.
-        """
-        session = await self.find(named_key(name))
-        return session if session is not None and await self.refresh(session) else None
-
-    async def put_named(
-        self, name: str, state: dict[str, Any], *, client: ClientInfo, principal: str | None = None
-    ) -> None:
-        """Keep a state under a name of the server's choice, in place of what was there.
-
-        It lives like the state behind a handle, and counts as one.
-
-        Raises:
-            StateTooLarge: See `update_state`.
-            SessionError: `SESSION_LIMIT_REACHED`, `SESSION_CONFLICT`, `STORE_UNAVAILABLE`.
-        """
-        key, checked = named_key(name), self.checked_state(state)
-        for _ in range(_CREATE_ATTEMPTS):
-            try:
-                await self._replace_state(key, checked)
-                return
-            except SessionError as error:
-                if error.code is not ErrorCode.SESSION_NOT_FOUND:
-                    raise
-            await self._check_caps(principal)
-            try:
-                await self._insert(
-                    key,
-                    client=client,
-                    principal=principal,
-                    protocol_version=HANDLE_VERSION,
-                    initialized=True,
-                    state=checked,
-                )
-                return
-            except DuplicateSession:
-                # Somebody was faster; or it has expired, and was not swept yet.
-                if await self.find(key) is None:
-                    await self._guard.run("delete", self._store.delete(key))
-        raise SessionError(ErrorCode.SESSION_CONFLICT)
-
-    async def update_named(self, name: str, state: dict[str, Any]) -> None:
-        """Keep a state in place of what is there under a name.
-
-        Raises:
-            StateTooLarge: See `update_state`.
-            SessionError: `SESSION_NOT_FOUND`: nothing is there any more; see `update`.
-        """
-        await self._replace_state(named_key(name), self.checked_state(state))
-
-    async def _replace_state(self, key: str, checked: dict[str, Any]) -> None:
-        await self.update(key, lambda _: {"state": checked})
-
-    async def delete_named(self, name: str) -> bool:
-        """Remove what is kept under a name; say whether there was something.
-
-        Raises:
-            SessionError: `STORE_UNAVAILABLE`.
-        """
-        return await self.terminate(named_key(name))
-
     async def validate(self, session_id: str, *, principal: str | None = None) -> Session:
-        """Return the live session of an id, with one read of the store.
+        """Return the live session with an id. This reads the store once.
 
         Raises:
-            SessionError: `SESSION_ID_MALFORMED`, `SESSION_NOT_FOUND` (also where the session is another
-                principal's, or the id is a state handle), `SESSION_EXPIRED`, `STORE_UNAVAILABLE`.
+            SessionError: `SESSION_ID_MALFORMED`, `SESSION_NOT_FOUND` (also if the session belongs to another
+                principal, or if the id is a state handle), `SESSION_EXPIRED`, `STORE_UNAVAILABLE`.
         """
         try:
-            session = await self._look_up(session_id, principal, is_handle=False)
+            session = await self.look_up(session_id, principal=principal, is_handle=False)
         except SessionError as error:
-            # That a session is somebody else's stands in the log only.
+            # Only the log tells another principal's session from an unknown one.
             outcome = "unknown" if error.code is ErrorCode.SESSION_NOT_FOUND else error.reason
             self._metrics.session_validations.labels(outcome).inc()
             raise
         self._metrics.validation_ok.inc()
         return session
 
-    async def _look_up(self, session_id: str, principal: str | None, *, is_handle: bool) -> Session:
+    async def look_up(self, session_id: str, *, principal: str | None, is_handle: bool) -> Session:
+        """Return the live session with an id, or the live record of a state handle. This reads the store once.
+
+        Args:
+            session_id: The id or the handle.
+            principal: The authenticated principal, or `None`. It must be that of the session.
+            is_handle: Whether to accept state handles only, or sessions only.
+
+        Raises:
+            SessionError: `SESSION_ID_MALFORMED`, `SESSION_NOT_FOUND`, `SESSION_EXPIRED`, `STORE_UNAVAILABLE`.
+        """
         if not is_well_formed(session_id):
             raise SessionError(ErrorCode.SESSION_ID_MALFORMED, reason="malformed")
         key = session_key(session_id)
@@ -284,26 +184,26 @@ class SessionManager:
         return session
 
     async def refresh(self, session: Session) -> bool:
-        """Keep a session alive, writing only when the last write is older than the touch interval.
+        """Keep a session alive. This writes only if the last write is older than the touch interval.
 
         Returns:
-            Whether the session is alive; `False` says that it ended meanwhile.
+            Whether the session is alive; `False` if it has ended since it was read.
 
         Raises:
             SessionError: `STORE_UNAVAILABLE`.
         """
         now = self._clock()
-        if now - session.last_seen_at < self._touch:
+        if now - session.last_seen_at < self._touch_interval:
             return True
-        expires_at = self._expiry(created_at=session.created_at, seen_at=now)
+        expires_at = self._rules.expires_at(created_at=session.created_at, seen_at=now)
         if await self._guard.run("touch", self._store.touch(session.key, now, expires_at)):
             _log.debug("session.refreshed", session=short_key(session.key))
             return True
-        # A touch is also refused where another process has just written a later one.
+        # The store also refuses a touch if another process has just written a later one.
         return await self.find(session.key) is not None
 
     async def find(self, key: str) -> Session | None:
-        """Return the live session of a key, or `None`.
+        """Return the live session with a key, or `None`.
 
         Raises:
             SessionError: `STORE_UNAVAILABLE`.
@@ -312,7 +212,10 @@ class SessionManager:
         return session if session is not None and session.expires_at > self._clock() else None
 
     async def terminate(self, key: str, reason: str = "deleted") -> bool:
-        """End a session with its events; say whether there was one.
+        """End a session and remove its events.
+
+        Returns:
+            Whether the session existed.
 
         Raises:
             SessionError: `STORE_UNAVAILABLE`.
@@ -329,6 +232,14 @@ class SessionManager:
         Raises:
             SessionError: `STORE_UNAVAILABLE`.
         """
+        await self.discard(key)
+
+    async def discard(self, key: str) -> None:
+        """Remove everything stored under a key, without counting or logging the end of a session.
+
+        Raises:
+            SessionError: `STORE_UNAVAILABLE`.
+        """
         await self._guard.run("delete", self._store.delete(key))
 
     async def update(
@@ -341,10 +252,10 @@ class SessionManager:
         """Change a live session by compare-and-set.
 
         Args:
-            key: Which session.
-            change: Gets the session as it is and returns new values of some fields, in the form of
-                `Session.to_dict`; an empty mapping leaves it alone. It may be called several times.
-            expected_revision: Fail where the session has another revision; `None` tries until it succeeds.
+            key: The key of the session.
+            change: Takes the current session and returns new values for some fields, in the form of
+                `Session.to_dict`. If the mapping is empty, nothing is written. It may be called several times.
+            expected_revision: Fail if the session has another revision; `None` retries until the update succeeds.
 
         Raises:
             SessionError: `SESSION_NOT_FOUND`, `SESSION_CONFLICT`, `STORE_UNAVAILABLE`.
@@ -361,7 +272,7 @@ class SessionManager:
             try:
                 changed = await self._guard.run("update", self._store.update(key, changes, session.revision))
             except RevisionConflict:
-                # Let the one who was faster go on before the next try.
+                # Yield to the event loop, so that the task whose update succeeded goes on before the next attempt.
                 await asyncio.sleep(0)
                 continue
             if changed is None:
@@ -375,44 +286,46 @@ class SessionManager:
         """Change the application's state of a session by compare-and-set.
 
         Args:
-            key: Which session.
-            change: Changes the dict it is given in place; it may be called several times, each time with a
-                copy of the newest state.
+            key: The key of the session.
+            change: Changes the given dict in place. It may be called several times, each time with a copy of the
+                newest state.
             expected_revision: See `update`.
 
         Raises:
             StateTooLarge: The new state is larger than the rules allow.
             SessionError: See `update`.
         """
-        return await self.update(key, partial(self._changed, "state", change), expected_revision=expected_revision)
+        return await self.update(
+            key, partial(self._changed_field, "state", change), expected_revision=expected_revision
+        )
 
     async def update_server_state(self, key: str, change: Callable[[dict[str, Any]], object]) -> Session:
-        """Change what the server keeps in a session, as `update_state` does with the application's state.
+        """Change `Session.server_state` as `update_state` changes the application's state.
 
-        It may be as large as that one, beside it.
+        The limit of size is the same, and applies to each of the two separately.
 
         Raises:
             StateTooLarge: The new state is larger than the rules allow.
             SessionError: See `update`.
         """
-        return await self.update(key, partial(self._changed, "server_state", change))
+        return await self.update(key, partial(self._changed_field, "server_state", change))
 
     def checked_state(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Return a state as JSON has it, so that every store keeps the same; a copy.
+        """Return a copy of a state as JSON types, so that every store keeps the same value.
 
         Raises:
-            StateTooLarge: It is larger than the rules allow.
-            TypeError, ValueError: It is no JSON.
+            StateTooLarge: The state is larger than the rules allow.
+            TypeError, ValueError: The state cannot be written as JSON.
         """
         size = len(encode(state))
         if size > self._rules.max_state_bytes:
             raise StateTooLarge(
-                f"the session's state would be {size} bytes long, sessions.max_state_bytes allows "
+                f"the session's state would be {size} bytes long; sessions.max_state_bytes allows "
                 f"{self._rules.max_state_bytes}"
             )
         return decode_stored(encode_stored(state))
 
-    def _changed(
+    def _changed_field(
         self, field: Literal["state", "server_state"], change: Callable[[dict[str, Any]], object], session: Session
     ) -> Mapping[str, Any]:
         state: dict[str, Any] = decode_stored(encode_stored(getattr(session, field)))
@@ -420,23 +333,28 @@ class SessionManager:
         return {field: self.checked_state(state)}
 
     async def cleanup(self) -> int:
-        """Remove every expired session, in batches, letting others run in between; say how many.
+        """Remove all expired sessions in batches, and yield to the event loop between two batches.
+
+        Returns:
+            The number of sessions that were removed.
 
         Raises:
             SessionError: `STORE_UNAVAILABLE`.
         """
         removed = 0
         while True:
-            count = await self._guard.run("sweep", self._store.sweep(self._clock(), _SWEEP_BATCH), limit=_SWEEP_LIMIT)
+            sweep = self._store.sweep(self._clock(), _SWEEP_BATCH_SIZE)
+            count = await self._guard.run("sweep", sweep, timeout=_SWEEP_TIMEOUT_SECONDS)
             removed += count
             if count:
                 self._metrics.sessions_closed.labels("expired").inc(count)
-            if count < _SWEEP_BATCH:
+            if count < _SWEEP_BATCH_SIZE:
                 return removed
+            # Yield to the event loop between two batches: a store in memory does not.
             await asyncio.sleep(0)
 
     async def count(self, principal: str | None = None) -> int:
-        """Count the live sessions: all of them, or one principal's.
+        """Return the number of live sessions: of all principals, or of the given one.
 
         Raises:
             SessionError: `STORE_UNAVAILABLE`.
@@ -444,7 +362,7 @@ class SessionManager:
         return await self._guard.run("count", self._store.count(principal))
 
     async def page(self, after: str | None = None, limit: int = 100) -> list[Session]:
-        """Return live sessions in key order, at most `limit`, from the key after `after` on.
+        """Return at most `limit` live sessions in key order, starting after the key `after` (`None`: at the first).
 
         Raises:
             SessionError: `STORE_UNAVAILABLE`.
@@ -452,22 +370,19 @@ class SessionManager:
         return await self._guard.run("page", self._store.page(after, limit))
 
     async def ping(self) -> None:
-        """Return if the store answers.
+        """Check that the store answers.
 
         Raises:
             SessionError: `STORE_UNAVAILABLE`.
         """
         await self._guard.run("ping", self._store.ping())
 
-    def _expiry(self, *, created_at: datetime, seen_at: datetime) -> datetime:
-        # One touch interval more than the timeout: a session that was seen right after a write, and so was not
-        # written again, must still live its whole idle timeout.
-        expires_at = seen_at + self._idle + self._touch
-        if self._rules.lifetime:
-            return min(expires_at, created_at + timedelta(seconds=self._rules.lifetime))
-        return expires_at
+    async def check_caps(self, principal: str | None) -> None:
+        """Check that the caps allow one more session of a principal.
 
-    async def _check_caps(self, principal: str | None) -> None:
+        Raises:
+            SessionError: `SESSION_LIMIT_REACHED` (503, or 429 for the cap per principal), `STORE_UNAVAILABLE`.
+        """
         rules = self._rules
         if rules.max_sessions and await self.count() >= rules.max_sessions:
             raise SessionError(ErrorCode.SESSION_LIMIT_REACHED, reason="max_sessions")

@@ -1,4 +1,4 @@
-"""What a session is."""
+"""The data of a session."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 HANDLE_VERSION: Final = "2026-07-28"
-"""The `protocol_version` in the record of a state handle: a revision of MCP that has no sessions."""
+"""The `protocol_version` of the records of state handles: a revision of MCP that has no sessions."""
 
 
 def to_microseconds(moment: datetime) -> int:
@@ -20,23 +20,23 @@ def to_microseconds(moment: datetime) -> int:
 
 
 def from_microseconds(value: int) -> datetime:
-    """Return the aware UTC datetime of `value` microseconds since the epoch."""
+    """Return the aware UTC datetime that is `value` microseconds after the epoch."""
     return _EPOCH + timedelta(microseconds=value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientInfo:
-    """Who a session's client says it is; each member is `None` where it did not say."""
+    """Information about the client of a session; a member is `None` if the client did not send it."""
 
     remote_addr: str | None = None
     user_agent: str | None = None
     name: str | None = None
     version: str | None = None
     unknown: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Members that a newer version wrote and this one does not know."""
+    """Members that a newer version wrote and this version does not know."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the client as JSON types."""
+        """Return the client information as JSON types."""
         return {
             **self.unknown,
             "remote_addr": self.remote_addr,
@@ -47,7 +47,7 @@ class ClientInfo:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ClientInfo:
-        """Return the client that `to_dict` described; members it does not know are kept."""
+        """Return the client information from the form of `to_dict`; unknown members are kept."""
         rest = dict(data)
         return cls(
             remote_addr=rest.pop("remote_addr", None),
@@ -60,42 +60,42 @@ class ClientInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """One session of one client, as data: what any process needs to serve it.
+    """The data that any process needs to serve one session of one client.
 
-    The mappings and sequences in it are to be read only; a change goes through `SessionManager`.
+    Do not change its mappings and sequences; change a session through `SessionManager`.
     """
 
     key: str
-    """The store's key, see `mcp_tornado.sessions.ids.session_key`; never the id."""
+    """The key in the store (see `mcp_tornado.sessions.ids.session_key`), never the id."""
     created_at: datetime
     last_seen_at: datetime
     expires_at: datetime
     client: ClientInfo
     principal: str | None = None
-    """Who authenticated; `None` where nobody did."""
+    """The authenticated principal; `None` without authentication."""
     protocol_version: str
     client_params: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """The whole params of the client's `initialize`."""
+    """All params of the client's `initialize` request."""
     initialized: bool = False
-    """Whether `notifications/initialized` came."""
+    """Whether the client has sent `notifications/initialized`."""
     journal: Sequence[Mapping[str, Any]] = ()
-    """Session-scoped requests (`method`, `params`) in order, as `mcp_tornado.sessions.journal` compacts them."""
+    """Session-scoped requests (`method`, `params`) in order, compacted by `mcp_tornado.sessions.journal`."""
     state: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The application's own JSON object."""
     server_state: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """What the framework of the hosted server keeps in the session; in the form of `to_dict` only where it does."""
+    """State that the framework of the hosted server keeps in the session; `to_dict` leaves it out if it is empty."""
     revision: int = 0
-    """Counts the updates; a touch does not count."""
+    """Number of updates; a touch does not count."""
     unknown: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Fields that a newer version wrote and this one does not know."""
+    """Fields that a newer version wrote and this version does not know."""
 
     @property
     def is_handle(self) -> bool:
-        """Whether this is what a state handle stands for (see `mcp_tornado.state`), and no client's session."""
+        """Whether this is the record of a state handle (see `mcp_tornado.state`) and not the session of a client."""
         return self.protocol_version == HANDLE_VERSION
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the session as JSON types; times are whole microseconds since the epoch."""
+        """Return the session as JSON types; times are integers, in microseconds since the epoch."""
         return {
             **self.unknown,
             **({"server_state": self.server_state} if self.server_state else {}),
@@ -115,10 +115,9 @@ class Session:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Session:
-        """Return the session that `to_dict` described.
+        """Return the session from the form of `to_dict`.
 
-        Fields it does not know are kept and written again by `to_dict`: during a rolling upgrade two versions
-        share a store.
+        Unknown fields are kept, and `to_dict` writes them again: two versions share a store during a rolling upgrade.
 
         Raises:
             KeyError: A field without a default is missing.

@@ -1,4 +1,4 @@
-"""What is asked of a store: the contract that every store, shipped or third-party, fulfils."""
+"""The contract of stores, which every store fulfils, whether it is part of mcp-tornado or not."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from mcp_tornado.sessions.ids import short_key
 from mcp_tornado.sessions.model import Session
 
 Clock = Callable[[], datetime]
-"""Returns the present moment as an aware UTC datetime."""
+"""Returns the current time as an aware UTC datetime."""
 
 
 def system_clock() -> datetime:
-    """Return the present moment of the operating system's clock."""
+    """Return the current time of the operating system's clock."""
     return datetime.now(UTC)
 
 
 class SessionStore(ABC):
-    """Where sessions live.
+    """Storage of sessions.
 
-    A store is an asynchronous context manager: it connects on entering and is closed on leaving. Outside of it,
-    every operation raises `StoreUnavailable`. Every operation may raise `StoreUnavailable`, in bounded time.
-    A session is *live* while it is stored and its `expires_at` is later than the store's clock.
+    A store is an asynchronous context manager: entering connects it, leaving closes it. While it is not entered, every
+    operation raises `StoreUnavailable`. Every operation may raise `StoreUnavailable`, in bounded time. A session is
+    *live* while it is stored and its `expires_at` is later than the store's clock.
     """
 
     shared: ClassVar[bool]
-    """Whether stores on the same URL in other processes see the same sessions."""
+    """Whether stores with the same URL in other processes see the same sessions."""
 
     @abstractmethod
     async def __aenter__(self) -> Self:
-        """Connect."""
+        """Connect to the database, and return the store."""
 
     @abstractmethod
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close."""
+        """Close the store."""
 
     @abstractmethod
     async def create(self, session: Session) -> None:
-        """Insert a session; never overwrites.
+        """Insert a session, and never overwrite one.
 
         Raises:
             DuplicateSession: The key is taken.
@@ -52,78 +52,83 @@ class SessionStore(ABC):
 
     @abstractmethod
     async def get(self, key: str) -> Session | None:
-        """Return the session as stored, or `None`; one that has expired may still be there or may be gone."""
+        """Return the stored session, or `None`. An expired session may still be stored."""
 
     @abstractmethod
     async def touch(self, key: str, last_seen_at: datetime, expires_at: datetime) -> bool:
-        """Move both times of a live session forward; say whether that was done.
+        """Move both times of a live session forward, and return whether that was done.
 
-        `False`, and nothing changes, where the session is not live or either time would go backwards.
+        If the session is not live, or if either time would go backwards, nothing changes and the result is `False`.
         """
 
     @abstractmethod
     async def update(self, key: str, changes: Mapping[str, Any], expected_revision: int) -> Session | None:
-        """Change fields of a live session, atomically, if its revision is the expected one; add 1 to `revision`.
+        """Change fields of a live session, and add 1 to `revision`, if the revision is the expected one.
+
+        The comparison and the change are one atomic step.
 
         Args:
-            key: Which session.
-            changes: New values of some fields, in the form of `Session.to_dict`.
-            expected_revision: The revision the changes were made from.
+            key: The key of the session.
+            changes: New values for some fields, in the form of `Session.to_dict`.
+            expected_revision: The revision from which the changes were made.
 
         Returns:
-            The session as it is now, or `None` where there is no live one.
+            The changed session, or `None` if no live session has the key.
 
         Raises:
-            RevisionConflict: Somebody else changed it meanwhile.
+            RevisionConflict: The session has another revision.
         """
 
     @abstractmethod
     async def delete(self, key: str) -> bool:
-        """Remove a session with its events; say whether there was one. Deleting again is no error.
+        """Remove a session and its events, and return whether the session existed.
 
-        The key of a process (see `EventLog`) has no session: its events are removed, and the answer is `False`.
+        The key of a process (see `EventLog`) has no session: its events are removed, and the result is `False`.
         """
 
     @abstractmethod
     async def sweep(self, now: datetime, limit: int) -> int:
-        """Remove at most `limit` sessions that expired by `now`, rechecking each; say how many were removed."""
+        """Remove at most `limit` sessions that had expired at `now`, with their events; return how many were removed.
+
+        The removal of each session checks its expiry again.
+        """
 
     @abstractmethod
     async def count(self, principal: str | None = None) -> int:
-        """Count the live sessions: all of them, or one principal's."""
+        """Return the number of live sessions: of all principals, or of the given one."""
 
     @abstractmethod
     async def page(self, after: str | None, limit: int) -> list[Session]:
-        """Return at most `limit` live sessions in key order, from the key after `after` on (`None`: the first)."""
+        """Return at most `limit` live sessions in key order, starting after the key `after` (`None`: at the first)."""
 
     @abstractmethod
     async def ping(self) -> None:
-        """Return if the store answers.
+        """Check that the store answers.
 
         Raises:
-            StoreUnavailable: It does not.
+            StoreUnavailable: The store does not answer.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class EventBounds:
-    """How much of a session's events is kept; the newest event is always kept."""
+    """The bounds within which the events of a session are kept; the newest event is always kept."""
 
     max_per_session: int = 1000
     max_bytes: int = 1_048_576
     ttl_seconds: float = 3600.0
 
 
-def _tag(key: str) -> str:
+def _session_tag(key: str) -> str:
     return short_key(key).replace(".", "_")
 
 
 @dataclass(frozen=True, slots=True)
 class EventId:
-    """The parts of an event id: its number within the session, whose session, which stream.
+    """The parts of an event id: the number within the session, the session, and the stream.
 
-    The text sorts as the numbers do. It names the session by its short key, so that an id of another session
-    is told from one that the bounds have evicted.
+    Ids as text sort like their numbers. The id contains the session's short key, so that an id of another session can
+    be told from an evicted one.
     """
 
     number: int
@@ -133,15 +138,15 @@ class EventId:
     @classmethod
     def of(cls, number: int, key: str, stream: str) -> EventId:
         """Return the id of the event with this number, in the session with this (whole) key."""
-        return cls(number, _tag(key), stream)
+        return cls(number, _session_tag(key), stream)
 
     def belongs_to(self, key: str) -> bool:
-        """Say whether this is an id of the session with this (whole) key."""
-        return self.session == _tag(key)
+        """Return whether the id belongs to the session with this (whole) key."""
+        return self.session == _session_tag(key)
 
     @classmethod
     def parse(cls, text: str) -> EventId | None:
-        """Return the parts of an id, or `None` where the text is no event id."""
+        """Return the parts of an id, or `None` if the text is no event id."""
         number, _, rest = text.partition(".")
         session, _, stream = rest.partition(".")
         if not (number.isascii() and number.isdigit() and len(number) <= 18 and session and stream):
@@ -150,9 +155,9 @@ class EventId:
 
     @classmethod
     def number_after(cls, key: str, after: str | None) -> int | None:
-        """Return the number after which `EventLog.read` starts: 0 for the beginning.
+        """Return the number after which `EventLog.read` starts; 0 means the beginning.
 
-        `None` where `after` is no id of the session with this (whole) key: there is nothing to read then.
+        The result is `None` if `after` is no id of the session with this (whole) key. Then there is nothing to read.
         """
         if after is None:
             return 0
@@ -165,31 +170,37 @@ class EventId:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event of a session: a JSON-RPC message on one stream."""
+    """One event of a session: a JSON-RPC message on a stream."""
 
     id: str
     stream: str
     message: Mapping[str, Any] | None
     """The message, or `None` for a priming event."""
     final: bool = False
-    """Whether the stream ends with it."""
+    """Whether this event ends the stream."""
 
 
 class EventLog(ABC):
-    """The events of each session, in order, bounded; a store may implement it beside `SessionStore`.
+    """The events of each session, in order and within bounds; a store may implement it besides `SessionStore`.
 
     A key that begins with `@` belongs to a process (mailboxes, heartbeats) and needs no session.
-    To follow a log: read, then wait, then read again. A lost wake-up costs time, never an event.
+    To follow a log: read, then wait, then read again. A lost wake-up delays events and loses none.
     """
 
     @abstractmethod
     async def append(self, key: str, stream: str, message: Mapping[str, Any] | None, *, final: bool = False) -> str:
-        """Add an event to a stream and return its id: unique, and increasing within the session.
+        """Append an event to a stream and return its id. Ids are unique, and increase within the session.
+
+        Args:
+            key: The key of the session or of the process.
+            stream: The stream to append to.
+            message: The message, or `None` for a priming event.
+            final: Whether the event ends the stream.
 
         Raises:
             SessionGone: The session has ended or expired.
-            StreamEnded: The stream has had its final event.
-            TypeError, ValueError: The message is no JSON, or more than the store can keep; nothing has changed.
+            StreamEnded: The stream already has its final event.
+            TypeError, ValueError: The message is not JSON, or too large for the store; nothing has changed.
         """
 
     @abstractmethod
@@ -197,25 +208,28 @@ class EventLog(ABC):
         """Return at most `limit` events after an event id, oldest first.
 
         Args:
-            key: Whose events.
-            after: Start after this event; `None` starts at the oldest kept. Where the bounds have evicted it,
-                reading goes on at the oldest kept. One that is no id of this session reads nothing.
-            stream: Only this stream's events; `None` for all of them.
-            limit: How many at the most.
+            key: The key of the session or of the process.
+            after: The id of the event to start after. `None` starts at the oldest event kept, and so does the id of an
+                evicted event. For a text that is no event id of this session, the result is empty.
+            stream: Return only events of this stream; `None` means all streams.
+            limit: The maximum number of events.
         """
 
     @abstractmethod
     async def wait(self, key: str, after: str | None, timeout: float) -> bool:
-        """Wait for an event after `after`, from any process, at most `timeout` seconds.
+        """Wait at most `timeout` seconds for an event after `after`, appended by any process.
 
-        Returns early, also when there is one already and when the session ends. Says whether there may be
-        something new to read; `False` after the whole time.
+        The wait ends at once if there is such an event already, or if the session has ended; it ends early when an
+        event is appended or the session ends.
+
+        Returns:
+            Whether there may be something new to read, which need not be the case; `False` after the timeout.
         """
 
     @abstractmethod
     async def claim(self, name: str, owner: str, ttl_seconds: float) -> bool:
-        """Take or renew a lease, atomically; say whether `owner` has it now."""
+        """Take or renew a lease atomically, for `ttl_seconds`, and return whether `owner` holds it now."""
 
     @abstractmethod
     async def release(self, name: str, owner: str) -> None:
-        """Give a lease back; no error where `owner` does not have it."""
+        """Release a lease. If `owner` does not hold it, nothing happens."""

@@ -23,6 +23,7 @@ from mcp_tornado.kernel.subscriptions import EventRelay
 from mcp_tornado.metrics import Metrics
 from mcp_tornado.sessions import ClientInfo, Session, SessionManager, SessionRules, StoreUnavailable, system_clock
 from mcp_tornado.sessions.guard import GuardedEventLog, StoreGuard
+from mcp_tornado.sessions.handles import create_handle
 from mcp_tornado.stores.memory import MemoryStore
 from mcp_tornado.streams.names import STANDALONE
 
@@ -150,7 +151,7 @@ async def test_where_nobody_can_subscribe_no_session_is_looked_at_for_a_resource
 
 
 async def test_state_behind_a_handle_is_no_session(process: Process) -> None:
-    _, handle = await process.manager.create_handle(client=ClientInfo())
+    _, handle = await create_handle(process.manager, client=ClientInfo())
     await process.bus.publish(ToolsListChanged())
     assert await process.told(handle.key) == []
 

@@ -1,8 +1,7 @@
-"""A clock that tests move, a store that tests watch and break, and a manager on top of both."""
+"""Fixtures: a clock that tests move, a store that counts calls and fails on request, and managers that use both."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections import Counter
 
@@ -15,7 +14,7 @@ from mcp_tornado.testing import FakeClock
 
 
 class WatchedStore(SessionStore):
-    """Counts the calls of another store; `before` and `after` hold coroutine functions to run around one of them."""
+    """Counts the calls of another store; `before` and `after` hold coroutine functions to run around an operation."""
 
     shared = False
 
@@ -30,10 +29,10 @@ class WatchedStore(SessionStore):
         return sum(self.calls[name] for name in ("create", "touch", "update", "delete", "sweep"))
 
     def fail(self, operation, error):
-        async def raise_it():
+        async def raise_error():
             raise error
 
-        self.before[operation] = raise_it
+        self.before[operation] = raise_error
 
     async def _run(self, operation, *arguments):
         self.calls[operation] += 1
@@ -79,8 +78,8 @@ class WatchedStore(SessionStore):
         await self._run("ping")
 
 
-class Logs:
-    """What was logged, as it reached a real stream."""
+class LogLines:
+    """The log lines that were written to a stream."""
 
     def __init__(self, stream):
         self._stream = stream
@@ -106,7 +105,7 @@ def metrics():
 
 @pytest.fixture
 def sample(metrics):
-    """Read one metric's value; a series that is not there counts as 0."""
+    """Return the value of a metric; a missing series counts as 0."""
 
     def read(name, **labels):
         return metrics.registry.get_sample_value(f"mcp_tornado_{name}", labels) or 0
@@ -135,7 +134,7 @@ def manager(make_manager):
 
 @pytest.fixture
 def new():
-    """Create a session through a manager: its id and itself."""
+    """Create a session with a manager, and return its id and the session."""
 
     async def create(manager, **fields):
         fields.setdefault("client", ClientInfo(remote_addr="192.0.2.1", name="a client", version="7"))
@@ -148,16 +147,5 @@ def new():
 
 @pytest.fixture
 def logs(logs):
-    """Everything logged from DEBUG up, as what the lines hold."""
-    return Logs(logs)
-
-
-@pytest.fixture
-def settle():
-    """Let every task run until it waits for something."""
-
-    async def run():
-        for _ in range(20):
-            await asyncio.sleep(0)
-
-    return run
+    """All log lines from DEBUG up, parsed."""
+    return LogLines(logs)

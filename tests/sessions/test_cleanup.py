@@ -1,4 +1,4 @@
-"""The sweep on a timer: one at a time, never ended by a failure, waited for at shutdown."""
+"""The periodic sweep: one sweep at a time, also after a failure; a stop waits for a running sweep."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from mcp_tornado.sessions import CleanupService, StoreUnavailable
 from mcp_tornado.sessions import cleanup as cleanup_module
+from mcp_tornado.testing.base import deadline
 
 pytestmark = pytest.mark.anyio
 
@@ -15,7 +16,7 @@ LAST_SUCCESS = "cleanup_last_success_timestamp_seconds"
 
 
 class FakeTimer:
-    """Stands in for Tornado's PeriodicCallback: ticks when the test says so."""
+    """A replacement for Tornado's PeriodicCallback that ticks when the test calls `tick`."""
 
     def __init__(self, callback, callback_time, jitter=0):
         self.callback, self.callback_time, self.jitter = callback, callback_time, jitter
@@ -34,14 +35,15 @@ class FakeTimer:
 
 @pytest.fixture
 def timers(monkeypatch):
-    made = []
+    """The timers that were created."""
+    created = []
 
-    def make(*arguments, **options):
-        made.append(FakeTimer(*arguments, **options))
-        return made[-1]
+    def create(*arguments, **options):
+        created.append(FakeTimer(*arguments, **options))
+        return created[-1]
 
-    monkeypatch.setattr(cleanup_module, "PeriodicCallback", make)
-    return made
+    monkeypatch.setattr(cleanup_module, "PeriodicCallback", create)
+    return created
 
 
 @pytest.fixture
@@ -51,7 +53,7 @@ def service(manager, metrics, timers):
 
 @pytest.fixture
 def gate(store):
-    """Holds every sweep at its start until the gate is opened."""
+    """Blocks every sweep at its start. Returns the event that lets sweeps go on, and the event of a started sweep."""
     opened, entered = asyncio.Event(), asyncio.Event()
 
     async def wait():
@@ -62,7 +64,12 @@ def gate(store):
     return opened, entered
 
 
-async def test_the_timer_is_tornados_with_the_interval_and_jitter(service, timers):
+async def sweep_has_ended(service):
+    async with deadline("the sweep has not ended"):
+        await service._running
+
+
+async def test_the_timer_has_the_interval_and_a_jitter(service, timers):
     (timer,) = timers
     assert timer.callback_time == 300_000
     assert 0 < timer.jitter < 1
@@ -73,88 +80,94 @@ async def test_the_timer_is_tornados_with_the_interval_and_jitter(service, timer
     assert not timer.running
 
 
-async def test_it_sweeps_on_a_real_timer(manager, metrics, store, new, clock):
+async def test_a_service_with_a_real_timer_sweeps(manager, metrics, store, new, clock):
     await new(manager)
     clock.advance(1000)
     swept = asyncio.Event()
 
-    async def tell():
+    async def note_sweep():
         swept.set()
 
-    store.after["sweep"] = tell
+    store.after["sweep"] = note_sweep
     service = CleanupService(manager, 0.001, metrics=metrics)
     service.start()
-    await asyncio.wait_for(swept.wait(), 10)
+    async with deadline("no sweep has run"):
+        await swept.wait()
     await service.stop()
     assert await store.page(None, 10) == []
     assert len(store.inner._records) == 0
 
 
-async def test_a_stopped_service_sweeps_no_more(manager, metrics, store, settle):
+async def test_a_stopped_service_does_not_sweep(manager, metrics, store):
     swept = asyncio.Event()
 
-    async def tell():
+    async def note_sweep():
         swept.set()
 
-    store.after["sweep"] = tell
+    store.after["sweep"] = note_sweep
     service = CleanupService(manager, 0.001, metrics=metrics)
     service.start()
-    await asyncio.wait_for(swept.wait(), 10)
+    async with deadline("no sweep has run"):
+        await swept.wait()
     await service.stop()
     assert not service._timer.is_running()
     sweeps = store.calls["sweep"]
-    await settle()
+    await asyncio.sleep(0.01)  # ten intervals
     assert store.calls["sweep"] == sweeps
 
 
-async def test_two_sweeps_never_run_at_once(service, timers, store, gate, settle):
+async def test_two_sweeps_never_run_at_the_same_time(service, timers, store, gate):
     opened, entered = gate
     service.start()
     timers[0].tick()
-    await entered.wait()
+    async with deadline("no sweep has started"):
+        await entered.wait()
     timers[0].tick()
     timers[0].tick()
-    await settle()
+    await asyncio.sleep(0)  # a second sweep would start now
     assert store.calls["sweep"] == 1
     opened.set()
-    await settle()
-    assert store.calls["sweep"] == 1, "a skipped tick is not made up for"
+    await sweep_has_ended(service)
+    assert store.calls["sweep"] == 1, "a skipped tick causes no sweep later"
     timers[0].tick()
-    await settle()
+    await sweep_has_ended(service)
     assert store.calls["sweep"] == 2
     await service.stop()
 
 
-async def test_stopping_waits_for_a_sweep_that_runs(service, timers, gate, settle, sample):
+async def test_a_stop_waits_for_a_running_sweep(service, timers, gate, sample):
     opened, entered = gate
     service.start()
     timers[0].tick()
-    await entered.wait()
+    async with deadline("no sweep has started"):
+        await entered.wait()
     stopping = asyncio.create_task(service.stop())
-    await settle()
+    await asyncio.sleep(0)
+    assert not timers[0].running, "the stop has begun"
     assert not stopping.done()
     opened.set()
-    await asyncio.wait_for(stopping, 10)
-    assert sample(LAST_SUCCESS) > 0, "the sweep came to its end"
+    async with deadline("the stop has not ended"):
+        await stopping
+    assert sample(LAST_SUCCESS) > 0, "the sweep has ended"
 
 
-async def test_stopping_what_was_never_started_or_twice_is_no_error(service):
+async def test_a_service_can_be_stopped_before_its_start_and_twice(service):
     await service.stop()
     service.start()
     await service.stop()
     await service.stop()
 
 
-@pytest.mark.parametrize("failure", [StoreUnavailable("gone"), OSError("gone"), ZeroDivisionError("a fault")])
+@pytest.mark.parametrize("failure", [StoreUnavailable("gone"), OSError("gone"), ZeroDivisionError("unexpected")])
 async def test_a_failing_store_is_logged_and_counted_and_the_next_tick_sweeps(
-    service, timers, store, new, manager, clock, sample, logs, settle, failure
+    service, timers, store, new, manager, clock, sample, logs, failure
 ):
     await new(manager)
     clock.advance(1000)
     store.fail("sweep", failure)
     service.start()
     timers[0].tick()
-    await settle()
+    await sweep_has_ended(service)
     (line,) = logs.events("store.error")
     assert (line["operation"], line["level"]) == ("sweep", "error")
     assert sample("store_errors_total", operation="sweep") == 1
@@ -162,24 +175,28 @@ async def test_a_failing_store_is_logged_and_counted_and_the_next_tick_sweeps(
     assert logs.events("cleanup.finished") == []
     store.before.clear()
     timers[0].tick()
-    await settle()
+    await sweep_has_ended(service)
     assert len(store.inner._records) == 0
     assert sample(LAST_SUCCESS) > 0
     await service.stop()
 
 
-async def test_stopping_during_a_sweep_that_fails_is_no_error(service, timers, store, gate, settle):
+async def test_a_stop_during_a_sweep_that_fails_raises_nothing(service, timers, store, gate):
     opened, entered = gate
     service.start()
     timers[0].tick()
-    await entered.wait()
+    async with deadline("no sweep has started"):
+        await entered.wait()
     stopping = asyncio.create_task(service.stop())
     store.inner.sweep = None  # calling it raises
     opened.set()
-    await asyncio.wait_for(stopping, 10)
+    async with deadline("the stop has not ended"):
+        await stopping
 
 
-async def test_a_finished_sweep_is_logged_with_what_it_removed_and_how_long_it_took(service, new, manager, clock, logs):
+async def test_a_sweep_is_logged_with_the_number_of_removed_sessions_and_its_duration(
+    service, new, manager, clock, logs
+):
     for _ in range(3):
         await new(manager)
     clock.advance(1000)

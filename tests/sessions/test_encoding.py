@@ -1,4 +1,4 @@
-"""What is JSON can be written; what is not cannot."""
+"""JSON values can be encoded; other values are refused."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def test_every_json_value_comes_back_from_its_bytes(value):
 
 
 @pytest.mark.parametrize("value", [object(), {1, 2}, b"bytes", {"a": object()}, 1j])
-def test_what_json_does_not_have_is_refused(value):
+def test_a_value_that_json_cannot_represent_is_refused(value):
     with pytest.raises((TypeError, ValueError)):
         encode(value)
 
 
 @pytest.mark.parametrize("depth", [300, 100_000])
-def test_a_value_nested_too_deeply_is_written_or_refused_in_the_promised_way(depth):
+def test_a_deeply_nested_value_is_encoded_or_refused_with_the_documented_error(depth):
     value = []
     for _ in range(depth):
         value = [value]
@@ -49,12 +49,12 @@ def test_a_value_nested_too_deeply_is_written_or_refused_in_the_promised_way(dep
         [[]] * 3,
     ],
 )
-def test_what_is_stored_is_read_back_exactly(value):
+def test_a_stored_value_is_read_back_exactly(value):
     assert decode_stored(encode_stored(value)) == value
-    assert repr(decode_stored(encode_stored(value))) == repr(value), "no number has become another kind of number"
+    assert repr(decode_stored(encode_stored(value))) == repr(value), "no number has changed its type"
 
 
 @pytest.mark.parametrize("value", [object(), {1, 2}, b"bytes", {"a": object()}, 1j])
-def test_what_json_does_not_have_is_not_stored(value):
+def test_a_value_that_json_cannot_represent_is_not_stored(value):
     with pytest.raises((TypeError, ValueError)):
         encode_stored(value)

@@ -1,4 +1,4 @@
-"""Errors that clients are told of come from one table."""
+"""The errors that clients receive come from one table."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_table_cannot_be_changed():
         ERRORS[ErrorCode.INTERNAL_ERROR] = ERRORS[ErrorCode.PARSE_ERROR]
 
 
-def test_json_rpc_codes_are_those_of_json_rpc():
+def test_the_rpc_codes_are_those_of_json_rpc():
     assert ERRORS[ErrorCode.PARSE_ERROR].rpc_code == -32700
     assert ERRORS[ErrorCode.SESSION_NOT_FOUND].rpc_code == -32600
     assert ERRORS[ErrorCode.INTERNAL_ERROR].rpc_code == -32603
@@ -55,7 +55,7 @@ def test_json_rpc_codes_are_those_of_json_rpc():
 
 
 @pytest.mark.parametrize("code", ["SESSION_LIMIT_REACHED", "STORE_UNAVAILABLE"])
-def test_a_client_is_told_when_to_try_again(code):
+def test_a_client_receives_the_time_of_a_retry(code):
     assert SessionError(ErrorCode(code)).retry_after >= 1
 
 
@@ -78,24 +78,24 @@ def test_every_row_makes_an_error_of_that_shape(code):
     assert error.status == ERRORS[code].status
 
 
-def test_message_status_and_data_can_be_said_more_exactly():
-    error = SessionError(ErrorCode.SESSION_LIMIT_REACHED, "Yours are too many", status=429, data={"limit": 3})
+def test_message_status_and_data_can_be_overridden():
+    error = SessionError(ErrorCode.SESSION_LIMIT_REACHED, "You have too many", status=429, data={"limit": 3})
     assert error.status == 429
     assert error.to_error() == {
         "code": -32600,
-        "message": "Yours are too many",
+        "message": "You have too many",
         "data": {"code": "SESSION_LIMIT_REACHED", "limit": 3},
     }
 
 
-def test_the_reason_is_for_the_log_only():
+def test_the_reason_is_not_sent_to_the_client():
     error = SessionError(ErrorCode.SESSION_NOT_FOUND, reason="other_principal")
     assert error.reason == "other_principal"
     assert "other_principal" not in json.dumps(error.to_error())
     assert error.to_error() == SessionError(ErrorCode.SESSION_NOT_FOUND, reason="unknown").to_error()
 
 
-def test_the_cause_of_an_error_is_not_told():
+def test_the_cause_of_an_error_is_not_sent_to_the_client():
     error = SessionError(ErrorCode.STORE_UNAVAILABLE)
     error.__cause__ = OSError("password=hunter2 at 10.0.0.1")
     assert "hunter2" not in json.dumps(error.to_error())

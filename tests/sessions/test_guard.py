@@ -1,4 +1,4 @@
-"""The guard around an event log: one kind of failure, measured, and the log's own answers unchanged."""
+"""The guard around an event log: it measures operations, and turns failures into one error."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ import pytest
 from mcp_tornado.sessions import EventLog, SessionError, SessionGone, StoreUnavailable, StreamEnded, guard
 from mcp_tornado.sessions.guard import GuardedEventLog, StoreGuard
 from mcp_tornado.stores.memory import MemoryStore
+from mcp_tornado.testing.base import deadline
 
 pytestmark = pytest.mark.anyio
 
 
 class BrokenLog(EventLog):
-    """Does the same in every operation: raises an error, or never answers."""
+    """Every operation raises an error, or never returns."""
 
     def __init__(self, error):
         self._error = error
+        self.called = asyncio.Event()
 
     async def _break(self, *_, **__):
+        self.called.set()
         if self._error is None:
             await asyncio.Event().wait()
         raise self._error
@@ -50,39 +53,39 @@ async def test_a_failing_event_log_is_unavailable_and_counted(metrics, sample, o
 
 @pytest.mark.parametrize("operation", CALLS)
 async def test_an_event_log_that_does_not_answer_in_time_is_unavailable(metrics, monkeypatch, operation):
-    monkeypatch.setitem(StoreGuard.run.__kwdefaults__, "limit", 0.01)
-    monkeypatch.setattr(guard, "STORE_TIME_LIMIT", 0.01)
+    monkeypatch.setitem(StoreGuard.run.__kwdefaults__, "timeout", 0.01)
+    monkeypatch.setattr(guard, "STORE_TIMEOUT_SECONDS", 0.01)
     log = GuardedEventLog(BrokenLog(None), StoreGuard(metrics))
     with pytest.raises(SessionError) as caught:
         await CALLS[operation](log)
     assert caught.value.code == "STORE_UNAVAILABLE"
 
 
-async def test_the_log_says_why_a_store_is_unavailable_in_the_words_of_the_store_and_of_nobody_else(metrics, logs):
+async def test_only_the_message_of_store_unavailable_is_logged(metrics, logs):
     for failure in (StoreUnavailable("the disk is full"), OSError("secret of a driver"), ValueError("another secret")):
         with pytest.raises((SessionError, ValueError)):
             await CALLS["append"](GuardedEventLog(BrokenLog(failure), StoreGuard(metrics)))
-    told = [(line["error"], line["reason"]) for line in logs.events("store.error")]
-    assert told == [("StoreUnavailable", "the disk is full"), ("OSError", None), ("ValueError", None)]
+    logged = [(line["error"], line["reason"]) for line in logs.events("store.error")]
+    assert logged == [("StoreUnavailable", "the disk is full"), ("OSError", None), ("ValueError", None)]
 
 
 @pytest.mark.parametrize("answer", [SessionGone, StreamEnded])
-async def test_the_answers_of_the_contract_pass_and_are_no_failures(metrics, sample, answer):
+async def test_the_errors_of_the_contract_reach_the_caller_and_are_no_failures(metrics, sample, answer):
     log = GuardedEventLog(BrokenLog(answer()), StoreGuard(metrics))
     with pytest.raises(answer):
         await log.append("@p", "s", {})
     assert sample("store_errors_total", operation="append") == 0
 
 
-async def test_waiting_longer_than_the_time_limit_of_stores_is_no_failure(metrics, sample, clock, monkeypatch):
-    monkeypatch.setitem(StoreGuard.run.__kwdefaults__, "limit", 0.001)
+async def test_a_wait_longer_than_the_timeout_of_stores_is_no_failure(metrics, sample, clock, monkeypatch):
+    monkeypatch.setitem(StoreGuard.run.__kwdefaults__, "timeout", 0.001)
     async with MemoryStore(clock) as store:
         log = GuardedEventLog(store, StoreGuard(metrics))
         assert await log.wait("@p", None, 0.01) is False
     assert sample("store_errors_total", operation="wait") == 0
 
 
-async def test_a_guarded_event_log_behaves_as_the_log_behind_it(metrics, clock):
+async def test_a_guarded_event_log_behaves_like_the_log_itself(metrics, clock):
     async with MemoryStore(clock) as store:
         log = GuardedEventLog(store, StoreGuard(metrics))
         first = await log.append("@p", "a", {"n": 1})
@@ -99,10 +102,11 @@ async def test_a_guarded_event_log_behaves_as_the_log_behind_it(metrics, clock):
         assert await log.claim("lease", "you", 10)
 
 
-async def test_a_cancelled_call_is_cancelled_and_no_failure(metrics, sample, settle):
-    log = GuardedEventLog(BrokenLog(None), StoreGuard(metrics))
-    task = asyncio.create_task(log.read("@p", None))
-    await settle()
+async def test_a_cancelled_operation_is_no_failure(metrics, sample):
+    log = BrokenLog(None)
+    task = asyncio.create_task(GuardedEventLog(log, StoreGuard(metrics)).read("@p", None))
+    async with deadline("the operation has not started"):
+        await log.called.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -110,21 +114,21 @@ async def test_a_cancelled_call_is_cancelled_and_no_failure(metrics, sample, set
 
 
 class SlowLog(BrokenLog):
-    """Gives way in the ways that stores do before it answers, or raises."""
+    """Every operation waits in the given ways, and then returns or raises an error."""
 
-    def __init__(self, ways, error=None):
+    def __init__(self, waits, error=None):
         super().__init__(error)
-        self.ways, self.cleaned_up = ways, False
+        self.waits, self.cleaned_up = waits, False
 
     async def _break(self, *_, **__):
         try:
-            for way in self.ways:
-                await way()
+            for wait in self.waits:
+                await wait()
         finally:
             self.cleaned_up = True
         if self._error is not None:
             raise self._error
-        return "the answer"
+        return "the result"
 
     append = read = wait = claim = release = _break
 
@@ -133,11 +137,11 @@ async def in_a_thread():
     await asyncio.to_thread(int, "1")
 
 
-async def a_turn():
+async def for_one_turn():
     await asyncio.sleep(0)
 
 
-async def with_a_limit_of_its_own():
+async def with_timeouts():
     with anyio.fail_after(60):
         await asyncio.sleep(0)
     async with asyncio.timeout(60):
@@ -146,30 +150,30 @@ async def with_a_limit_of_its_own():
 
 async def in_a_task_group():
     async with anyio.create_task_group() as group:
-        group.start_soon(a_turn)
+        group.start_soon(for_one_turn)
         group.start_soon(in_a_thread)
 
 
-WAYS = [[], [a_turn], [in_a_thread], [a_turn] * 5 + [in_a_thread] * 2, [with_a_limit_of_its_own], [in_a_task_group]]
+WAITS = [[], [for_one_turn], [in_a_thread], [for_one_turn] * 5 + [in_a_thread] * 2, [with_timeouts], [in_a_task_group]]
 
 
-@pytest.mark.parametrize("ways", WAYS)
-async def test_an_answer_comes_through_however_the_store_waits_for_it(metrics, sample, ways):
-    log = GuardedEventLog(SlowLog(ways), StoreGuard(metrics))
-    assert await log.append("@p", "s", {}) == "the answer"
+@pytest.mark.parametrize("waits", WAITS)
+async def test_a_result_is_returned_however_the_store_waits_for_it(metrics, sample, waits):
+    log = GuardedEventLog(SlowLog(waits), StoreGuard(metrics))
+    assert await log.append("@p", "s", {}) == "the result"
     assert sample("store_operation_duration_seconds_count", operation="append") == 1
 
 
-@pytest.mark.parametrize("ways", WAYS)
-async def test_a_failure_after_waiting_is_told_as_one_at_once(metrics, sample, ways):
-    log = GuardedEventLog(SlowLog(ways, StoreUnavailable()), StoreGuard(metrics))
+@pytest.mark.parametrize("waits", WAITS)
+async def test_a_failure_after_a_wait_is_handled_like_an_immediate_one(metrics, sample, waits):
+    log = GuardedEventLog(SlowLog(waits, StoreUnavailable()), StoreGuard(metrics))
     with pytest.raises(SessionError) as caught:
         await log.append("@p", "s", {})
     assert caught.value.code == "STORE_UNAVAILABLE"
     assert sample("store_errors_total", operation="append") == 1
 
 
-async def test_a_limit_of_the_stores_own_that_ends_first_is_unavailable(metrics, sample):
+async def test_a_timeout_inside_the_store_is_unavailable(metrics, sample):
     async def too_long():
         async with asyncio.timeout(0.001):
             await asyncio.Event().wait()
@@ -180,14 +184,14 @@ async def test_a_limit_of_the_stores_own_that_ends_first_is_unavailable(metrics,
     assert caught.value.code == "STORE_UNAVAILABLE"
 
 
-@pytest.mark.parametrize("ways", WAYS)
-async def test_an_operation_whose_time_is_up_is_cancelled_and_can_clean_up(metrics, monkeypatch, ways):
-    monkeypatch.setitem(StoreGuard.run.__kwdefaults__, "limit", 0.01)
+@pytest.mark.parametrize("waits", WAITS)
+async def test_an_operation_that_times_out_is_cancelled_and_can_clean_up(metrics, monkeypatch, waits):
+    monkeypatch.setitem(StoreGuard.run.__kwdefaults__, "timeout", 0.01)
 
     async def hang():
         await asyncio.Event().wait()
 
-    slow = SlowLog([*ways, hang])
+    slow = SlowLog([*waits, hang])
     with pytest.raises(SessionError) as caught:
         await GuardedEventLog(slow, StoreGuard(metrics)).append("@p", "s", {})
     assert caught.value.code == "STORE_UNAVAILABLE"
@@ -195,7 +199,7 @@ async def test_an_operation_whose_time_is_up_is_cancelled_and_can_clean_up(metri
     assert asyncio.current_task().cancelling() == 0
 
 
-async def test_a_store_that_answers_at_once_costs_no_turn_of_the_event_loop(metrics, clock):
+async def test_an_operation_that_does_not_wait_does_not_yield_to_the_event_loop(metrics, clock):
     turns = []
     asyncio.get_running_loop().call_soon(turns.append, 1)
     async with MemoryStore(clock) as store:

@@ -1,4 +1,4 @@
-"""Session ids and the keys that stand for them."""
+"""Session ids, and the keys that replace them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_an_id_is_32_bytes_as_43_characters_of_base64url():
         assert len(base64.urlsafe_b64decode(session_id + "=")) == 32
 
 
-def test_a_hundred_thousand_ids_hold_no_repeat():
+def test_a_hundred_thousand_ids_are_all_different():
     assert len({new_session_id() for _ in range(100_000)}) == 100_000
 
 
@@ -81,7 +81,7 @@ def test_every_well_formed_id_has_a_key_of_43_characters():
         assert re.fullmatch(r"[A-Za-z0-9_-]{43}", session_key(session_id))
 
 
-def test_a_key_used_as_an_id_leads_to_another_key():
+def test_a_key_used_as_an_id_gives_another_key():
     key = session_key(new_session_id())
     assert session_key(key) != key
 
@@ -97,7 +97,7 @@ def test_no_id_has_the_key_of_a_name():
     assert not is_well_formed(" abc")
 
 
-def test_what_may_be_shown_of_a_key_is_its_first_8_characters():
+def test_the_short_key_is_the_first_8_characters_of_the_key():
     key = base64.urlsafe_b64encode(hashlib.sha256(b"x").digest()).decode()
     assert short_key(key) == key[:8]
     assert len(short_key(key)) == 8

@@ -1,4 +1,4 @@
-"""The journal keeps the last word on the level and on each resource, and no more than its bound."""
+"""The journal keeps the last request for the level and for each resource, within its bound."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ def journal_of(*requests):
     return [(entry["method"], entry["params"]) for entry in journal]
 
 
-def test_what_belongs_to_the_session_is_the_level_and_the_subscriptions():
+def test_the_journaled_requests_are_those_for_the_level_and_the_subscriptions():
     assert {LEVEL, SUBSCRIBE, UNSUBSCRIBE} == JOURNALED_METHODS
 
 
-def test_the_last_level_stays():
+def test_the_last_level_is_kept():
     assert journal_of((LEVEL, {"level": "info"}), (LEVEL, {"level": "error"})) == [(LEVEL, {"level": "error"})]
 
 
-def test_each_subscribed_resource_stays_once_in_the_order_of_its_last_request():
+def test_each_subscribed_resource_is_kept_once_in_the_order_of_the_last_requests():
     assert journal_of((SUBSCRIBE, {"uri": "a"}), (SUBSCRIBE, {"uri": "b"}), (SUBSCRIBE, {"uri": "a"})) == [
         (SUBSCRIBE, {"uri": "b"}),
         (SUBSCRIBE, {"uri": "a"}),
     ]
 
 
-def test_an_unsubscribed_resource_leaves_nothing_and_the_others_stay():
+def test_an_unsubscribed_resource_is_removed_and_the_others_are_kept():
     requests = [(LEVEL, {"level": "info"}), (SUBSCRIBE, {"uri": "a"}), (SUBSCRIBE, {"uri": "b"})]
     assert journal_of(*requests, (UNSUBSCRIBE, {"uri": "a"})) == [(LEVEL, {"level": "info"}), (SUBSCRIBE, {"uri": "b"})]
 
@@ -42,15 +42,15 @@ def test_a_resource_can_be_subscribed_again():
     assert journal_of(*requests) == [(SUBSCRIBE, {"uri": "a"})]
 
 
-def test_unsubscribing_from_what_was_not_subscribed_adds_nothing():
+def test_an_unsubscribe_without_a_subscription_adds_nothing():
     assert journal_of((UNSUBSCRIBE, {"uri": "a"})) == []
 
 
-def test_a_resource_named_like_the_level_is_not_the_level():
+def test_a_resource_with_the_name_level_is_not_the_level():
     assert len(journal_of((LEVEL, {"level": "info"}), (SUBSCRIBE, {"uri": "level"}))) == 2
 
 
-def test_the_given_journal_and_params_are_left_alone():
+def test_the_given_journal_and_params_are_not_changed():
     params = {"uri": "a"}
     before = with_entry((), SUBSCRIBE, params)
     with_entry(before, UNSUBSCRIBE, params)
@@ -58,7 +58,7 @@ def test_the_given_journal_and_params_are_left_alone():
     assert before == ({"method": SUBSCRIBE, "params": {"uri": "a"}},)
 
 
-def test_a_full_journal_takes_no_new_resource_but_every_change_of_what_it_holds():
+def test_a_full_journal_has_room_only_for_requests_that_replace_an_entry():
     full = tuple({"method": SUBSCRIBE, "params": {"uri": f"r:{n}"}} for n in range(JOURNAL_LIMIT))
     assert not has_room(full, SUBSCRIBE, {"uri": "one more"})
     assert not has_room(full, LEVEL, {"level": "info"})
@@ -79,7 +79,7 @@ _requests = st.lists(
 
 @settings(database=None, deadline=None)
 @given(_requests)
-def test_replaying_the_journal_has_the_effect_of_all_requests(requests):
+def test_a_replay_of_the_journal_has_the_effect_of_all_requests(requests):
     def effect(requests):
         level, subscribed = None, set()
         for method, params in requests:

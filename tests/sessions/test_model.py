@@ -1,4 +1,4 @@
-"""Sessions as data: nothing is lost between a session and its JSON form."""
+"""The data of a session: the JSON form loses nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AT_MICROSECONDS = 1_795_395_723_456_789
 
 
 def whole_session():
-    """A session in which every field differs from its default."""
+    """Return a session in which every field differs from its default."""
     return Session(
         key="k" * 43,
         created_at=AT,
@@ -75,32 +75,32 @@ def test_times_are_integer_microseconds_since_the_epoch():
 
 @settings(database=None, deadline=None)
 @given(st.datetimes(min_value=datetime(1970, 1, 1), max_value=datetime(9999, 12, 30), timezones=st.just(UTC)))
-def test_no_time_loses_a_microsecond(moment):
+def test_times_are_exact_to_the_microsecond(moment):
     session = dataclasses.replace(whole_session(), expires_at=moment)
     assert Session.from_dict(session.to_dict()).expires_at == moment
 
 
-def test_times_come_back_aware_in_utc_whatever_zone_they_were_given_in():
+def test_times_of_any_time_zone_come_back_aware_in_utc():
     elsewhere = AT.astimezone(timezone(timedelta(hours=5, minutes=30)))
     session = Session.from_dict(dataclasses.replace(whole_session(), created_at=elsewhere).to_dict())
     assert session.created_at == AT
     assert session.created_at.utcoffset() == timedelta(0)
 
 
-def test_fields_of_a_newer_version_are_kept_at_the_top_and_inside_the_client():
+def test_fields_of_a_newer_version_are_kept_in_the_session_and_in_the_client():
     data = {**whole_session().to_dict(), "from_2030": {"a": [1]}}
     data["client"] = {**data["client"], "locale": "de"}
     assert Session.from_dict(data).to_dict() == data
 
 
-def test_reading_leaves_the_given_data_alone():
+def test_reading_does_not_change_the_given_data():
     data = whole_session().to_dict()
     before = json.dumps(data)
     Session.from_dict(data)
     assert json.dumps(data) == before
 
 
-def test_fields_that_an_older_version_did_not_write_take_their_defaults():
+def test_fields_that_an_older_version_did_not_write_have_their_defaults():
     data = whole_session().to_dict()
     for name in ("principal", "initialized", "journal", "state", "server_state", "revision"):
         del data[name]
@@ -110,7 +110,7 @@ def test_fields_that_an_older_version_did_not_write_take_their_defaults():
 
 
 @pytest.mark.parametrize("missing", ["key", "created_at", "expires_at", "client", "protocol_version"])
-def test_a_field_without_a_default_must_be_there(missing):
+def test_a_missing_field_without_a_default_is_an_error(missing):
     data = whole_session().to_dict()
     del data[missing]
     with pytest.raises(KeyError, match=missing):

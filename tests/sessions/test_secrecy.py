@@ -1,4 +1,4 @@
-"""A session's id is on the wire and nowhere else."""
+"""The id of a session appears in HTTP and nowhere else."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NO_DATA = (*_CODE, asyncio.AbstractEventLoop)
 
 
 def everything_in(thing):
-    """Every text and every byte string that can be reached from an object."""
+    """Return every text and every byte string that can be reached from an object."""
     found, seen, to_visit = [], set(), [thing]
     while to_visit:
         current = to_visit.pop()
@@ -35,7 +35,7 @@ def everything_in(thing):
 
 @pytest.fixture
 async def used(manager, store, clock, new):
-    """The ids, and the keys, of sessions with which everything was done that can be done."""
+    """The ids and the keys of sessions that went through every operation, and the errors of refused ids."""
     ids, keys = [], []
 
     async def rejected(session_id, **options):
@@ -70,10 +70,10 @@ async def used(manager, store, clock, new):
 
 async def test_no_id_is_anywhere_in_the_store(logs, used, store):
     ids, keys, _ = used
-    held = everything_in(store.inner)
-    assert any(keys[0] in text for text in held), "the walk reaches what the store holds"
-    assert any("192.0.2.1" in text for text in held), "the walk reaches the payloads"
-    assert [session_id for session_id in ids for text in held if session_id in text] == []
+    texts = everything_in(store.inner)
+    assert any(keys[0] in text for text in texts), "the walk reaches the data of the store"
+    assert any("192.0.2.1" in text for text in texts), "the walk reaches the payloads"
+    assert [session_id for session_id in ids for text in texts if session_id in text] == []
 
 
 async def test_no_id_and_no_whole_key_is_in_the_log(logs, used):
@@ -97,8 +97,8 @@ async def test_no_id_and_no_key_is_in_an_error(logs, used):
     ids, keys, errors = used
     assert len(errors) == 6
     for error in errors:
-        told = repr(error.to_error()) + str(error) + repr(error) + str(error.reason)
-        assert [secret for secret in [*ids, *(key[:8] for key in keys)] if secret in told] == []
+        text = repr(error.to_error()) + str(error) + repr(error) + str(error.reason)
+        assert [secret for secret in [*ids, *(key[:8] for key in keys)] if secret in text] == []
 
 
 async def test_an_ended_session_leaves_nothing_in_the_store(logs, used, store):

@@ -492,7 +492,7 @@ def short_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """A store counts as unavailable after a moment."""
     from mcp_tornado.sessions.guard import StoreGuard
 
-    monkeypatch.setitem(StoreGuard.run.__kwdefaults__, "limit", 0.02)
+    monkeypatch.setitem(StoreGuard.run.__kwdefaults__, "timeout", 0.02)
 
 
 @pytest.fixture(scope="session")
