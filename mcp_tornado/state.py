@@ -136,7 +136,7 @@ class State:
         # Of two who read at once, the one with the older answer may come last.
         if session.revision >= self._session.revision:
             self._session = session
-        self._context.saw(session)
+        self._context.note_session(session)
         return copy.deepcopy(dict(session.state))
 
     def _gone(self) -> NoSession | StateNotFound:

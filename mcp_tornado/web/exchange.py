@@ -39,13 +39,13 @@ class ReceiveHandler(BaseHandler):
         after = self.get_query_argument("after", None) or None
         kernel = self.services.kernel
         if EVENT_STREAM in self.request.headers.get("Accept", "").lower():
-            reader = kernel.receiver(self.session, self.request.headers.get("Last-Event-ID") or after)
+            reader = kernel.open_receiver(self.session, self.request.headers.get("Last-Event-ID") or after)
             try:
                 await self.stream(reader, "receive", primes=False)
             finally:
                 kernel.release(reader)
             return
-        events, position = await kernel.receive(self.session, after, self._wait())
+        events, position = await kernel.poll(self.session, after, self._wait())
         self.write_json({"events": [{"id": event.id, "message": event.message} for event in events], "after": position})
 
     def _wait(self) -> float:

@@ -118,7 +118,7 @@ class MCPHandler(BaseHandler):
         if not self.accepts(EVENT_STREAM):
             raise SessionError(ErrorCode.NOT_ACCEPTABLE, f"The Accept header must name {EVENT_STREAM}")
         kernel = self.services.kernel
-        reader = await kernel.standalone(self.session, self.request.headers.get("Last-Event-ID"))
+        reader = await kernel.open_stream(self.session, self.request.headers.get("Last-Event-ID"))
         try:
             await self.stream(reader, "standalone")
         finally:
