@@ -375,7 +375,7 @@ class BaseHandler(SessionValidationMixin):
         metrics.count_request(
             type(self).__name__, method or OTHER, self.get_status(), None if self._streamed else seconds
         )
-        if _log.enabled(INFO):
+        if _log.is_enabled(INFO):
             _log.info(
                 "http.request",
                 method=request.method,
