@@ -246,7 +246,7 @@ class Call:
         self._settled = True
         self._context.close()
         try:
-            await self.stream.settle(outcome)
+            await self.stream.add_answer(outcome)
         finally:
             self._answered.set()
 

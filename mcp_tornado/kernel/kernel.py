@@ -42,7 +42,7 @@ from mcp_tornado.sessions import (
     short_key,
 )
 from mcp_tornado.sessions.journal import JOURNALED_METHODS, has_room, with_entry
-from mcp_tornado.streams.names import BACKGROUND, RESPONSE, STANDALONE, is_received, just_before
+from mcp_tornado.streams.names import BACKGROUND, RESPONSE, STANDALONE, is_received, position_before
 from mcp_tornado.streams.orphans import Orphans
 from mcp_tornado.streams.reader import StreamReader
 from mcp_tornado.streams.readers import StreamReaders
@@ -219,7 +219,7 @@ class Kernel:
         self._spawn(self._forget(key))
 
     def _revived(self, lost_mail: bool) -> None:
-        self._mailbox.rewind()
+        self._mailbox.reread()
         if lost_mail:
             self._outgoing.give_up()
 
@@ -249,7 +249,7 @@ class Kernel:
                 primed=session.protocol_version in _PRIMED_VERSIONS,
                 as_list=batch,
                 may_stream=self._patience is not None,
-                on_gone=partial(self._forget_soon, session.key),
+                on_session_gone=partial(self._forget_soon, session.key),
             )
         await self._handle(session, parsed, stream, inbound)
         return SessionExchange(stream, self._patience) if stream is not None else None
@@ -277,9 +277,9 @@ class Kernel:
                 process=self._membership.name,
                 requests=[message.id],
                 primed=True,
-                on_gone=partial(self._forget_soon, session.key),
+                on_session_gone=partial(self._forget_soon, session.key),
             )
-            stream.abandon()
+            stream.mark_disconnected()
             try:
                 await stream.open()
             except SessionGone as gone:
@@ -345,7 +345,7 @@ class Kernel:
             stream,
             shown,
             self._outgoing,
-            close_stream=stream.detach if resumable else None,
+            close_stream=stream.close_connection if resumable else None,
             close_standalone=partial(self._standalone.close, session.key) if resumable else None,
         )
         call = Call(request, context, stream, metrics=self._metrics, spawn=self._spawn)
@@ -427,18 +427,20 @@ class Kernel:
                 `STORE_UNAVAILABLE`.
         """
         key, event_id = session.key, None
-        polled = session.protocol_version in _PRIMED_VERSIONS
+        client_reconnects = session.protocol_version in _PRIMED_VERSIONS
         if last_event_id is not None:
             event_id = EventId.parse(last_event_id)
             if event_id is None or not event_id.belongs_to(key):
-                return self._readers.nothing(key)
+                return self._readers.open_empty(key)
             if event_id.stream != STANDALONE:
                 runs_here = any(call.stream.name == event_id.stream for call in self._calls.get(key, ()))
-                return await self._readers.resume(key, event_id, runs_here=runs_here, polled=polled)
+                return await self._readers.resume(
+                    key, event_id, runs_here=runs_here, client_reconnects=client_reconnects
+                )
         self._check_draining()
-        reader = self._readers.standalone(key, last_event_id, polled=polled)
+        reader = self._readers.open_standalone(key, last_event_id, client_reconnects=client_reconnects)
         try:
-            await self._standalone.take(key, over=event_id is not None)
+            await self._standalone.acquire(key, take_over=event_id is not None)
         except BaseException:
             self.release(reader)
             raise
@@ -451,7 +453,7 @@ class Kernel:
             SessionError: The server is draining.
         """
         self._check_draining()
-        return self._readers.receiver(session.key, after)
+        return self._readers.open_received(session.key, after)
 
     async def receive(self, session: Session, after: str | None, wait: float) -> tuple[list[Event], str | None]:
         """Return what the server has for a session after an event id, waiting at most `wait` seconds for it.
@@ -465,7 +467,7 @@ class Kernel:
                 nothing now; `STORE_UNAVAILABLE`.
         """
         refused = self._draining
-        reader = self._readers.receiver(session.key, after)
+        reader = self._readers.open_received(session.key, after)
         try:
             first = await _first_message(reader, 0 if refused else wait)
         finally:
@@ -476,14 +478,14 @@ class Kernel:
             if not self._draining and not await self._lives(session.key):
                 raise SessionError(ErrorCode.SESSION_NOT_FOUND, reason="ended")
             return [], after
-        events = await self._log.read(session.key, just_before(first), limit=_RECEIVE_LIMIT)
+        events = await self._log.read(session.key, position_before(first), limit=_RECEIVE_LIMIT)
         shown = [event for event in events if is_received(event.stream) and event.message is not None]
         return shown, shown[-1].id if shown else after
 
     def release(self, reader: StreamReader) -> None:
         """Say that a reader is no longer read."""
         if self._readers.release(reader):
-            self._spawn_detached(self._standalone.give_up(reader.key))
+            self._spawn_detached(self._standalone.release(reader.key))
 
     # ------------------------------------------------------------------ requests that stand alone
 

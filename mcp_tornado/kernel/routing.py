@@ -7,7 +7,7 @@ from functools import partial
 from typing import Final
 
 from mcp_tornado import jsonrpc
-from mcp_tornado.cluster.mailbox import Content, Mailbox
+from mcp_tornado.cluster.mailbox import Mailbox, Payload
 from mcp_tornado.jsonrpc import Notification, Reply, RequestId
 from mcp_tornado.kernel.outgoing import OutgoingRequests
 from mcp_tornado.sessions import SessionError
@@ -133,7 +133,7 @@ class Routing:
         """
         await self._mailbox.broadcast(_RENEGOTIATED, {"session": key})
 
-    async def _take_message(self, content: Content) -> bool:
+    async def _take_message(self, content: Payload) -> bool:
         key, message = str(content.get("session")), jsonrpc.parse(content.get("message"))
         if isinstance(message, Reply):
             self._outgoing.resolve(key, message)
@@ -141,13 +141,13 @@ class Routing:
             self._spawn(self._outgoing.report_progress(key, message))
         return True  # also where nobody waits any more: it has come
 
-    async def _take_cancel(self, content: Content) -> bool:
+    async def _take_cancel(self, content: Payload) -> bool:
         return self._cancel(str(content.get("session")), str(content.get("request")))
 
-    async def _take_end(self, content: Content) -> bool:
+    async def _take_end(self, content: Payload) -> bool:
         self._forget(str(content.get("session")))
         return False
 
-    async def _take_renegotiation(self, content: Content) -> bool:
+    async def _take_renegotiation(self, content: Payload) -> bool:
         self._disconnect(str(content.get("session")))
         return False

@@ -12,7 +12,7 @@ from mcp.server.lowlevel.server import Server
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
 from mcp.shared.subscriptions import ServerEvent, event_from_wire, event_to_notification
 
-from mcp_tornado.cluster.mailbox import Content, Mailbox
+from mcp_tornado.cluster.mailbox import Mailbox, Payload
 from mcp_tornado.kernel.announcements import Announcements
 from mcp_tornado.kernel.stateless import LISTEN
 from mcp_tornado.log import get_logger
@@ -146,7 +146,7 @@ class _Bridge:
         """See `EventSink.all_told`."""
         await self._untold.join()
 
-    async def _publish(self, content: Content) -> bool:
+    async def _publish(self, content: Payload) -> bool:
         """Publish in this process what another one tells; events of a kind that is not known yet are passed over."""
         token = _came_by_mail.set(True)
         try:
