@@ -250,7 +250,7 @@ class Call:
         self._is_settled = True
         self._context.close()
         try:
-            await self.stream.settle(outcome)
+            await self.stream.add_answer(outcome)
         finally:
             self._answered.set()
 

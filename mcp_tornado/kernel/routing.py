@@ -11,7 +11,7 @@ from functools import partial
 from typing import Final
 
 from mcp_tornado import jsonrpc
-from mcp_tornado.cluster.mailbox import Content, Mailbox
+from mcp_tornado.cluster.mailbox import Mailbox, Payload
 from mcp_tornado.jsonrpc import Notification, Reply, RequestId
 from mcp_tornado.kernel.outgoing import OutgoingRequests
 from mcp_tornado.sessions import SessionError

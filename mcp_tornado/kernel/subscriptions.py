@@ -21,7 +21,7 @@ from mcp.server.lowlevel.server import Server
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
 from mcp.shared.subscriptions import ServerEvent, event_from_wire, event_to_notification
 
-from mcp_tornado.cluster.mailbox import Content, Mailbox
+from mcp_tornado.cluster.mailbox import Mailbox, Payload
 from mcp_tornado.kernel.announcements import Announcements
 from mcp_tornado.kernel.stateless import LISTEN
 from mcp_tornado.log import get_logger

@@ -294,7 +294,7 @@ class BaseHandler(SessionValidationMixin):
             _log.warning("stream.broken", kind=kind)
         finally:
             # Also where the client had hung up before there was anything to read.
-            reader.close(at_once=True)
+            reader.close(discard_pending=True)
             self._reader = None
             gauge.dec()
 
@@ -364,7 +364,7 @@ class BaseHandler(SessionValidationMixin):
         if self._exchange is not None:
             self._exchange.disconnect()
         if self._reader is not None:
-            self._reader.close(at_once=True)
+            self._reader.close(discard_pending=True)
 
     def on_finish(self) -> None:
         """Count the request and log it."""

@@ -385,7 +385,7 @@ class Connection:
                     if frame is not None:
                         self._receive(self, frame)
         finally:
-            reader.close(at_once=True)
+            reader.close(discard_pending=True)
 
     def hang_up(self) -> None:
         """Close it from the client's side; see `BaseHandler.on_connection_close`."""
@@ -395,7 +395,7 @@ class Connection:
         if self._exchange is not None:
             self._exchange.disconnect()
         if self._reader is not None:
-            self._reader.close(at_once=True)
+            self._reader.close(discard_pending=True)
 
     def break_off(self) -> None:
         """Let the client get nothing more."""
