@@ -195,7 +195,7 @@ class SessionConnection:
     async def _emit(self, message: dict[str, Any]) -> None:
         if self._standalone is None or self._standalone.key != self._key:
             self._standalone = StreamAppender(self._log, self._key, STANDALONE, shared=True)
-        await self._standalone.append(message, seconds=_RETRY_SECONDS)
+        await self._standalone.append(message, retry_seconds=_RETRY_SECONDS)
 
 
 class _Started:

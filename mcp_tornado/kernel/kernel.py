@@ -238,7 +238,7 @@ class Kernel:
 
     def _on_recovered(self, mail_may_be_lost: bool) -> None:
         """Continue after a silence so long that other processes may have declared this one dead."""
-        self._mailbox.rewind()
+        self._mailbox.reread()
         if mail_may_be_lost:
             self._outgoing.fail_all()
 

@@ -134,21 +134,21 @@ class Routing:
         """
         await self._mailbox.broadcast(_RENEGOTIATED, {"session": key})
 
-    async def _on_message(self, content: Content) -> bool:
-        key, message = str(content.get("session")), jsonrpc.parse(content.get("message"))
+    async def _on_message(self, payload: Payload) -> bool:
+        key, message = str(payload.get("session")), jsonrpc.parse(payload.get("message"))
         if isinstance(message, Reply):
             self._outgoing.resolve(key, message)
         elif isinstance(message, Notification):
             self._tasks.spawn(self._outgoing.report_progress(key, message))
         return True  # acknowledge it even if no handler waits any more: this is the right process
 
-    async def _on_cancel(self, content: Content) -> bool:
-        return self._cancel(str(content.get("session")), str(content.get("request")))
+    async def _on_cancel(self, payload: Payload) -> bool:
+        return self._cancel(str(payload.get("session")), str(payload.get("request")))
 
-    async def _on_ended(self, content: Content) -> bool:
-        self._end_session(str(content.get("session")))
+    async def _on_ended(self, payload: Payload) -> bool:
+        self._end_session(str(payload.get("session")))
         return False
 
-    async def _on_renegotiated(self, content: Content) -> bool:
-        self._drop_connection(str(content.get("session")))
+    async def _on_renegotiated(self, payload: Payload) -> bool:
+        self._drop_connection(str(payload.get("session")))
         return False

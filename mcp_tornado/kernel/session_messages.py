@@ -114,7 +114,7 @@ class SessionMessages:
                 primed=session.protocol_version in PRIMED_VERSIONS,
                 as_list=is_batch,
                 may_stream=self._stream_timer is not None,
-                on_gone=partial(self._on_session_gone, session.key),
+                on_session_gone=partial(self._on_session_gone, session.key),
             )
         await self._handle(session, messages, stream, inbound)
         return SessionExchange(stream, self._stream_timer) if stream is not None else None
@@ -142,9 +142,9 @@ class SessionMessages:
                 process=self._process,
                 requests=[message.id],
                 primed=True,
-                on_gone=partial(self._on_session_gone, session.key),
+                on_session_gone=partial(self._on_session_gone, session.key),
             )
-            stream.abandon()
+            stream.mark_disconnected()
             try:
                 await stream.open()
             except SessionGone as gone:
@@ -189,7 +189,7 @@ class SessionMessages:
             stream,
             http_request,
             self._outgoing,
-            close_stream=stream.detach if is_resumable else None,
+            close_stream=stream.close_connection if is_resumable else None,
             close_standalone=partial(self._standalone.close, session.key) if is_resumable else None,
         )
         call = Call(request, context, stream, metrics=self._metrics, spawn=self._tasks.spawn)

@@ -10,7 +10,7 @@ from mcp_tornado.kernel.admission import Admission
 from mcp_tornado.kernel.running_calls import RunningCalls
 from mcp_tornado.kernel.session_messages import PRIMED_VERSIONS
 from mcp_tornado.sessions import ErrorCode, Event, EventId, EventLog, Session, SessionError
-from mcp_tornado.streams.names import STANDALONE, is_received, just_before
+from mcp_tornado.streams.names import STANDALONE, is_received, position_before
 from mcp_tornado.streams.reader import StreamReader
 from mcp_tornado.streams.readers import StreamReaders
 from mcp_tornado.streams.standalone import StandaloneStreams
@@ -63,18 +63,18 @@ class SessionStreams:
                 `STORE_UNAVAILABLE`.
         """
         key, event_id = session.key, None
-        polled = session.protocol_version in PRIMED_VERSIONS
+        reconnects = session.protocol_version in PRIMED_VERSIONS
         if last_event_id is not None:
             event_id = EventId.parse(last_event_id)
             if event_id is None or not event_id.belongs_to(key):
-                return self._readers.nothing(key)
+                return self._readers.open_empty(key)
             if event_id.stream != STANDALONE:
                 runs_here = any(call.stream.name == event_id.stream for call in self._calls.of(key))
-                return await self._readers.resume(key, event_id, runs_here=runs_here, polled=polled)
+                return await self._readers.resume(key, event_id, runs_here=runs_here, client_reconnects=reconnects)
         self._admission.check()
-        reader = self._readers.standalone(key, last_event_id, polled=polled)
+        reader = self._readers.open_standalone(key, last_event_id, client_reconnects=reconnects)
         try:
-            await self._standalone.take(key, over=event_id is not None)
+            await self._standalone.acquire(key, take_over=event_id is not None)
         except BaseException:
             self.release(reader)
             raise
@@ -87,7 +87,7 @@ class SessionStreams:
             SessionError: `SERVER_DRAINING`.
         """
         self._admission.check()
-        return self._readers.receiver(session.key, after)
+        return self._readers.open_received(session.key, after)
 
     async def poll(self, session: Session, after: str | None, wait: float) -> tuple[list[Event], str | None]:
         """Return the events of a session after an event id; wait at most `wait` seconds for the first one.
@@ -101,7 +101,7 @@ class SessionStreams:
                 and there is no event now. `STORE_UNAVAILABLE`.
         """
         was_draining = self._admission.draining
-        reader = self._readers.receiver(session.key, after)
+        reader = self._readers.open_received(session.key, after)
         try:
             first = await _first_message_id(reader, 0 if was_draining else wait)
         finally:
@@ -112,14 +112,14 @@ class SessionStreams:
             if not self._admission.draining and not await self._is_alive(session.key):
                 raise SessionError(ErrorCode.SESSION_NOT_FOUND, reason="ended")
             return [], after
-        events = await self._log.read(session.key, just_before(first), limit=_RECEIVE_LIMIT)
+        events = await self._log.read(session.key, position_before(first), limit=_RECEIVE_LIMIT)
         visible = [event for event in events if is_received(event.stream) and event.message is not None]
         return visible, visible[-1].id if visible else after
 
     def release(self, reader: StreamReader) -> None:
         """Release a reader that is no longer used."""
         if self._readers.release(reader):
-            self._tasks.spawn_detached(self._standalone.give_up(reader.key))
+            self._tasks.spawn_detached(self._standalone.release(reader.key))
 
 
 async def _first_message_id(reader: StreamReader, wait: float) -> str | None:

@@ -21,7 +21,7 @@ from mcp_tornado.kernel.calls import TRANSPORT_KIND, failure
 from mcp_tornado.metrics import Metrics
 from mcp_tornado.sessions import ErrorCode, SessionError
 from mcp_tornado.streams.frames import Frame, FrameQueue, FrameReader
-from mcp_tornado.streams.responses import Answer, Outcome, encoded
+from mcp_tornado.streams.responses import Answer, Outcome, encode_response
 from mcp_tornado.streams.timers import SharedTimer
 
 Emit = Callable[[dict[str, Any]], Awaitable[None]]
@@ -130,11 +130,11 @@ class StatelessExchange:
         self._has_emitted = True
         self._decided.set()
         self._queue.put(Frame(None, message))
-        await self._queue.room()
+        await self._queue.wait_for_room()
 
     def _settle(self, outcome: Outcome) -> None:
         if self._answer is None:
-            message, body = encoded(outcome.message)
+            message, body = encode_response(outcome.message)
             self._answer = Answer(outcome.status, body, outcome.retry_after)
             self._queue.put(Frame(None, message), last=True)
             self._decided.set()
@@ -149,7 +149,7 @@ class StatelessExchange:
         finally:
             if timeout is not None:
                 timeout.cancel()
-        if self._queue.closed:  # the client has disconnected
+        if self._queue.is_closed:  # the client has disconnected
             return Answer(200, b"")
         return None if self._has_emitted else self._answer
 
@@ -165,7 +165,7 @@ class StatelessExchange:
 
     def disconnect(self) -> None:
         """Cancel the request because the client has disconnected (MCP 2026-07-28, basic/transports)."""
-        self._queue.close(at_once=True)
+        self._queue.close(discard_pending=True)
         self._decided.set()
         self._scope.cancel()
 

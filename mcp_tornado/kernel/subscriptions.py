@@ -154,11 +154,11 @@ class _MailboxSink:
         """See `EventSink.flush`."""
         await self._queue.join()
 
-    async def _on_published(self, content: Content) -> bool:
+    async def _on_published(self, payload: Payload) -> bool:
         """Publish here what another process has published; ignore events of a kind that this version does not know."""
         token = _from_other_process.set(True)
         try:
-            for notification in content["events"]:
+            for notification in payload["events"]:
                 event = event_from_wire(notification["method"], notification.get("params"))
                 if event is not None:
                     await self._bus.publish(event)

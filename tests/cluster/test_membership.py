@@ -118,7 +118,7 @@ async def test_a_request_whose_reply_may_be_lost_ends_with_an_error():
     request = asyncio.create_task(outgoing.send("a session", send, "elicitation/create", None, None))
     async with asyncio.timeout(30):
         await is_sent.wait()
-    outgoing.give_up()
+    outgoing.fail_all()
     with pytest.raises(MCPError, match="reply was lost"):
         async with asyncio.timeout(30):
             await request
