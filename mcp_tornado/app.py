@@ -119,8 +119,8 @@ class MCPApplication(Application):
         """
         await self._kernel.drain(grace)
         # Who has just connected is told that we are draining, instead of being cut off.
-        await self._active.quiet(_QUIET_SECONDS, _WRITING_SECONDS)
-        await self._active.finished(_WRITING_SECONDS)
+        await self._active.wait_for_pause(_QUIET_SECONDS, _WRITING_SECONDS)
+        await self._active.wait_until_answered(_WRITING_SECONDS)
 
 
 def create_app(
