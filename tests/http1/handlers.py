@@ -10,7 +10,7 @@ from tornado.web import Application, RequestHandler, stream_request_body
 
 MEGABYTE = 1_048_576
 
-_user: contextvars.ContextVar[str] = contextvars.ContextVar("user", default="nobody")
+_user: contextvars.ContextVar[str] = contextvars.ContextVar("user", default="unset")
 
 
 class HandlerState:

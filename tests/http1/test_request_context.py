@@ -16,7 +16,7 @@ async def test_variable_is_not_visible_to_the_next_request() -> None:
         client = await site.connect()
         for name in "abc":
             client.send_request(f"/variable?name={name}")
-            assert (await client.read_response()).body == b"nobody"
+            assert (await client.read_response()).body == b"unset"
 
 
 @pytest.mark.parametrize("count", [3, 100])
@@ -26,10 +26,10 @@ async def test_variable_is_not_visible_to_pipelined_requests(count: int) -> None
         requests = [f"GET /variable?name={number} HTTP/1.1\r\nHost: localhost\r\n\r\n" for number in range(count)]
         client.send("".join(requests))
         for _ in range(count):
-            assert (await client.read_response()).body == b"nobody"
+            assert (await client.read_response()).body == b"unset"
         # With 100 requests the server paused reading, and resumed it after a handler had finished.
         client.send_request("/variable?name=last")
-        assert (await client.read_response()).body == b"nobody"
+        assert (await client.read_response()).body == b"unset"
 
 
 async def test_variable_set_in_initialize_is_not_visible_to_the_next_request() -> None:
@@ -37,8 +37,8 @@ async def test_variable_set_in_initialize_is_not_visible_to_the_next_request() -
         client = await site.connect()
         client.send("GET /early-variable HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3)
         for _ in range(3):
-            assert (await client.read_response()).body == b"nobody"
-        assert (await site.fetch("/early-variable")).body == b"nobody"
+            assert (await client.read_response()).body == b"unset"
+        assert (await site.fetch("/early-variable")).body == b"unset"
 
 
 @pytest.mark.parametrize(

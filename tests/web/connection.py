@@ -36,11 +36,11 @@ class Answer:
         assert self.status == 200, (self.status, self.body)
         return self.json()["result"]
 
-    def assert_error(self, code: str, *, status: int | None = None) -> dict[str, Any]:
+    def assert_error(self, code: str) -> dict[str, Any]:
         """Check that this is an error as the contract has it, and return the error object."""
         value = self.json()
         assert value.get("error", {}).get("data", {}).get("code") == code, (self.status, value)
-        assert self.status == (status if status is not None else STATUS_OF_CODES[code])
+        assert self.status == STATUS_OF_CODES[code]
         assert set(value) == {"jsonrpc", "id", "error"}
         assert value["jsonrpc"] == "2.0"
         assert value["id"] is None
@@ -93,11 +93,11 @@ class Connection:
         self.headers = HTTPHeaders.parse(rest)
         return self.status
 
-    async def read_answer(self, method: str = "POST") -> Answer:
-        """Read a whole response to a request with this method."""
+    async def read_answer(self) -> Answer:
+        """Read a whole response to a request other than HEAD."""
         await self.read_head()
         body = b""
-        if method == "HEAD" or self.status in (204, 304):
+        if self.status in (204, 304):
             pass
         elif self.headers.get("Transfer-Encoding") == "chunked":
             while chunk := await self._read_chunk():
