@@ -124,8 +124,8 @@ class MCPApplication(Application):
         """
         await self._kernel.drain(grace)
         # A client that has just connected gets the answer SERVER_DRAINING instead of a closed connection.
-        await self._active.quiet(_DRAIN_QUIET_SECONDS, _DRAIN_WRITE_TIMEOUT_SECONDS)
-        await self._active.finished(_DRAIN_WRITE_TIMEOUT_SECONDS)
+        await self._active.wait_for_pause(_DRAIN_QUIET_SECONDS, _DRAIN_WRITE_TIMEOUT_SECONDS)
+        await self._active.wait_until_answered(_DRAIN_WRITE_TIMEOUT_SECONDS)
 
 
 def create_app(

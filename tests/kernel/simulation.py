@@ -374,7 +374,7 @@ class Connection:
         return answer
 
     async def stream(self, reader) -> None:
-        """Answer with a stream; see `BaseHandler.stream`."""
+        """Answer with a stream; see `StreamingHandler.stream`."""
         self._reader = reader
         try:
             self._write()
@@ -388,7 +388,7 @@ class Connection:
             reader.close(discard_pending=True)
 
     def hang_up(self) -> None:
-        """Close it from the client's side; see `BaseHandler.on_connection_close`."""
+        """Close it from the client's side; see `StreamingHandler.on_connection_close`."""
         if not self.open:
             return
         self.break_off()
