@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -169,9 +168,7 @@ def create_store_from_settings(settings: Settings) -> SessionStore:
 
 
 def _store_options(settings: Settings) -> dict[str, Any]:
-    bounds = asdict(settings.events)
-    for key in ("stream_after_seconds", "retry_milliseconds"):
-        del bounds[key]
+    bounds = settings.events.model_dump(exclude={"stream_after_seconds", "retry_milliseconds"})
     return {**settings.sessions.store_options, "events": bounds}
 
 
