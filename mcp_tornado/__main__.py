@@ -1,4 +1,4 @@
-"""`python -m mcp_tornado` is `mcp-tornado`."""
+"""Run `mcp-tornado` as `python -m mcp_tornado`."""
 
 from mcp_tornado.commands import main
 

@@ -1,10 +1,9 @@
-"""The application: a server object and settings made into a Tornado application."""
+"""The Tornado application that serves an MCP server, built from a server object and settings."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -14,7 +13,7 @@ from tornado.web import Application, RequestHandler
 from mcp_tornado import web
 from mcp_tornado.hosting import HostedServer, host
 from mcp_tornado.kernel import Kernel
-from mcp_tornado.log import contained, get_logger
+from mcp_tornado.log import get_logger, suppress_handler_errors
 from mcp_tornado.metrics import Metrics
 from mcp_tornado.sessions import CleanupService, EventLog, SessionManager, SessionRules, SessionStore, system_clock
 from mcp_tornado.sessions.guard import GuardedEventLog, StoreGuard
@@ -28,17 +27,17 @@ from mcp_tornado.web.guards import HostGuard, OriginGuard
 _log = get_logger(__name__)
 
 _SDK_LOGGER: Final = "mcp"
-_QUIET_SECONDS: Final = 0.2
-"""A drain ends when no request has come for so long."""
-_WRITING_SECONDS: Final = 2.0
-"""How long a drain waits for requests to stop coming, and for answers to be written to slow clients."""
+_DRAIN_QUIET_SECONDS: Final = 0.2
+"""A drain ends when no request has arrived for this time."""
+_DRAIN_WRITE_TIMEOUT_SECONDS: Final = 2.0
+"""How long a drain waits until requests stop arriving, and then again until the answers to slow clients are written."""
 
 HandlerRule = URLSpec | tuple[str, type[RequestHandler]] | tuple[str, type[RequestHandler], Mapping[str, Any]]
-"""A route of the user's, as Tornado takes it."""
+"""A route of the user, in a form that Tornado accepts."""
 
 
 class MCPApplication(Application):
-    """A `tornado.web.Application` that serves one MCP server; `create_app` makes it."""
+    """A `tornado.web.Application` that serves one MCP server; `create_app` returns one."""
 
     def __init__(
         self,
@@ -86,7 +85,7 @@ class MCPApplication(Application):
             active=self._active,
         )
         self.routes: Sequence[URLSpec] = web.routes(services)
-        """The routes, for an Application that exists already: `existing.add_handlers(".*", app.routes)`."""
+        """The routes, for another Application: `existing.add_handlers(".*", app.routes)`."""
         tornado_settings: dict[str, Any] = {
             "default_handler_class": web.UnknownRoute,
             "default_handler_args": {"services": services},
@@ -95,17 +94,19 @@ class MCPApplication(Application):
         }
         super().__init__([*self.routes, *handlers], **tornado_settings)  # pyright: ignore[reportArgumentType]
         for path in hosted.unserved_routes:
-            _log.warning("route.unserved", path=path, hint="custom Starlette routes of the server are not served")
+            _log.warning(
+                "route.unserved", path=path, hint="mcp-tornado does not serve the custom Starlette routes of a server"
+            )
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncGenerator[None]:
-        """Open the store, enter the server's lifespan and start the cleanup; undo that in reverse on leaving.
+        """Open the store, enter the server's lifespan and start the cleanup; undo this in reverse order at the exit.
 
         Raises:
             StoreUnavailable: The store cannot be reached.
         """
         async with AsyncExitStack() as stack:
-            stack.enter_context(contained(_SDK_LOGGER))
+            stack.enter_context(suppress_handler_errors(_SDK_LOGGER))
             await stack.enter_async_context(self._store)
             await stack.enter_async_context(self._kernel.running())
             self._cleanup.start()
@@ -113,63 +114,66 @@ class MCPApplication(Application):
             yield
 
     async def drain(self, grace: float) -> None:
-        """Refuse new work and wait for what runs, at most `grace` seconds; then it is cancelled.
+        """Refuse new calls and wait until the running ones finish; cancel those that still run after the grace period.
 
-        `/readyz` answers 503 from now on.
+        `/readyz` answers 503 from the start of the drain.
+
+        Args:
+            grace: The grace period, in seconds.
         """
         await self._kernel.drain(grace)
-        # Who has just connected is told that we are draining, instead of being cut off.
-        await self._active.quiet(_QUIET_SECONDS, _WRITING_SECONDS)
-        await self._active.finished(_WRITING_SECONDS)
+        # A client that has just connected gets the answer SERVER_DRAINING instead of a closed connection.
+        await self._active.wait_for_pause(_DRAIN_QUIET_SECONDS, _DRAIN_WRITE_TIMEOUT_SECONDS)
+        await self._active.wait_until_answered(_DRAIN_WRITE_TIMEOUT_SECONDS)
 
 
 def create_app(
     server: object, /, *, handlers: Sequence[HandlerRule] = (), **sections: Mapping[str, Any]
 ) -> MCPApplication:
-    """Return a Tornado application that serves an MCP server; reads no files and no environment.
+    """Return a Tornado application that serves an MCP server; read no files and no environment variables.
 
     Args:
         server: An SDK `MCPServer`, a low-level `Server`, or a FastMCP server.
-        handlers: Routes of your own, served beside ours.
-        sections: Settings, a dict per section: `sessions={"store": "memory://"}`.
+        handlers: Your own routes, served beside those of mcp-tornado.
+        sections: The settings, one dict per section: `sessions={"store": "memory://"}`.
 
     Raises:
-        ConfigError: A setting is unknown or not allowed.
+        ConfigError: A setting is unknown, or its value is not allowed.
         NotServable: The server cannot be served.
-        StorePluginError: The store cannot be made.
+        StorePluginError: The store cannot be created.
     """
-    return app_from_settings(server, settings_from_sections(**sections), handlers)
+    return create_app_from_settings(server, settings_from_sections(**sections), handlers)
 
 
-def app_from_settings(server: object, settings: Settings, handlers: Sequence[HandlerRule] = ()) -> MCPApplication:
-    """Return the application of a server object and settings that are checked already; see `create_app`."""
+def create_app_from_settings(
+    server: object, settings: Settings, handlers: Sequence[HandlerRule] = ()
+) -> MCPApplication:
+    """Return the application for a server object and settings that are already validated; see `create_app`."""
     hosted = host(server)
-    store = store_from_settings(settings)
+    store = create_store_from_settings(settings)
     if isinstance(store, EventLog):
         return MCPApplication(hosted, store, store, settings, handlers)
     _log.warning(
         "events.local",
         store=type(store).__name__,
-        hint="this store keeps no events: they are kept in the memory of this process and end with it",
+        hint="this store keeps no events: this process keeps them in memory, and they are lost when it ends",
     )
     local = WithLocalEvents(store, system_clock, event_bounds(_store_options(settings)))
     return MCPApplication(hosted, local, local, settings, handlers)
 
 
-def store_from_settings(settings: Settings) -> SessionStore:
-    """Return the store that settings name, not yet entered; see `open_store`."""
+def create_store_from_settings(settings: Settings) -> SessionStore:
+    """Return the store that the settings name, not yet entered; see `open_store`."""
     return open_store(settings.sessions.store, _store_options(settings), system_clock)
 
 
 def _store_options(settings: Settings) -> dict[str, Any]:
-    bounds = asdict(settings.events)
-    for key in ("stream_after_seconds", "retry_milliseconds"):
-        del bounds[key]
+    bounds = settings.events.model_dump(exclude={"stream_after_seconds", "retry_milliseconds"})
     return {**settings.sessions.store_options, "events": bounds}
 
 
 def _log_request(handler: RequestHandler) -> None:
-    """Log a request to a handler of the user's; ours log themselves, wherever they are mounted."""
+    """Log a request to a handler of the user; the handlers of mcp-tornado log theirs themselves, in any Application."""
     if not isinstance(handler, BaseHandler):
         _log.info(
             "http.request",

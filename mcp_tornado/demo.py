@@ -1,4 +1,4 @@
-"""A small server that shows what sessions are good for; `mcp-tornado serve` without an argument serves it."""
+"""A small server that demonstrates sessions; `mcp-tornado serve` without an argument serves it."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from mcp_tornado import state
 server = MCPServer(
     "mcp-tornado-demo",
     title="mcp-tornado demo",
-    instructions="Try count, countdown, order and research: each shows something that needs a session.",
+    instructions="Try count, countdown, order and research: each demonstrates a use of sessions.",
     version="1",
 )
 
-_without_session: Final = itertools.count(1)
+_sessionless_calls: Final = itertools.count(1)
 
 
 @server.tool()
 async def echo(text: str) -> str:
-    """Give back what was said."""
+    """Return the text."""
     return text
 
 
 @server.tool()
 async def count() -> int:
-    """Count the calls of this session, wherever it is served; those without a session count together."""
+    """Count the calls of this session, in all processes; calls without a session share one counter."""
     try:
         session = state.current()
     except state.NoSession:
-        return next(_without_session)
+        return next(_sessionless_calls)
     data = await session.update(lambda data: data.update(count=data.get("count", 0) + 1))
     return int(data["count"])
 
@@ -48,14 +48,14 @@ async def countdown(ctx: Context[Any, Any], steps: int = 3, seconds: float = 0.2
 
 
 class Quantity(BaseModel):
-    """What `order` asks for."""
+    """The answer that `order` asks the user for."""
 
     quantity: int = Field(description="How many?", ge=1, le=100)
 
 
 @server.tool()
 async def order(item: str, ctx: Context[Any, Any]) -> str:
-    """Ask the user how many, in the middle of the call."""
+    """Ask the user for the quantity, in the middle of the call."""
     answer = await ctx.elicit(f"How many of {item}?", Quantity)
     if answer.action != "accept":
         return f"no {item} ordered"
@@ -64,18 +64,18 @@ async def order(item: str, ctx: Context[Any, Any]) -> str:
 
 @server.tool()
 async def research(topic: str, seconds: float = 60.0) -> str:
-    """Take long enough to be aborted."""
+    """Run long enough to be aborted."""
     await asyncio.sleep(seconds)
     return f"all there is to know about {topic}"
 
 
 @server.resource("demo://about")
 def about() -> str:
-    """What this server is."""
+    """Describe this server."""
     return "A demonstration of mcp-tornado."
 
 
 @server.prompt()
 def introduce(name: str) -> str:
-    """Ask a model to introduce somebody."""
+    """Ask a model to introduce a person."""
     return f"Introduce {name} in one sentence."

@@ -1,4 +1,4 @@
-"""JSON-RPC messages: from bytes to checked shapes, and back (JSON-RPC 2.0; MCP 2025-11-25, basic)."""
+"""Decode, check and build JSON-RPC messages (JSON-RPC 2.0; MCP 2025-11-25, basic)."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ RequestId = str | int
 JSONObject = Mapping[str, Any]
 
 REQUEST_CANCELLED: Final = -32800
-"""Answers a handshake-era call that was cancelled, as the SDK's transport does."""
+"""Error code for a handshake-era call that was cancelled; the SDK's transport uses the same."""
 MAX_DEPTH: Final = 200
-"""How deep a body may be nested: what is deeper than Python's own recursion allows would fail somewhere later."""
+"""Deepest nesting of a body. A body nested deeper than Python's recursion limit would fail later, in other code."""
 CALL_LOST: Final = -32000
-"""Answers a call whose result can no longer come: its session ended, or its process did."""
+"""Error code for a call whose result is lost because its session or its process has ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A call that is owed an answer."""
+    """A request: a message that must be answered."""
 
     id: RequestId
     method: str
@@ -34,7 +34,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """A message that is owed nothing."""
+    """A notification: a message that gets no answer."""
 
     method: str
     params: JSONObject | None
@@ -42,7 +42,7 @@ class Notification:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The client's answer to a request of the server's; `id` is `None` where it answers none."""
+    """The client's response to a request of the server; `id` is `None` if it names no request."""
 
     id: RequestId | None
     result: JSONObject | None
@@ -56,19 +56,20 @@ def decode(body: bytes) -> Any:
     """Return the JSON value of a request body.
 
     Raises:
-        SessionError: `PARSE_ERROR`: not UTF-8, not JSON, nested too deeply, or a number out of range.
+        SessionError: `PARSE_ERROR`: the body is not UTF-8 or not JSON, is nested too deeply, or has a number that is
+            out of range.
     """
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise SessionError(ErrorCode.PARSE_ERROR, f"The body is not valid JSON: {error.msg}") from error
-    # What has few brackets cannot be deep, and that is nearly everything.
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _deeper_than(value, MAX_DEPTH):
+    # Nearly every body has so few brackets that it cannot be too deep, and counting them is fast.
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _is_deeper_than(value, MAX_DEPTH):
         raise SessionError(ErrorCode.PARSE_ERROR, f"The body is nested more than {MAX_DEPTH} levels deep")
     return value
 
 
-def _deeper_than(value: Any, limit: int) -> bool:
+def _is_deeper_than(value: Any, limit: int) -> bool:
     level: list[Any] = [value] if isinstance(value, dict | list) else []
     for _ in range(limit):
         level = [
@@ -83,34 +84,34 @@ def _deeper_than(value: Any, limit: int) -> bool:
 
 
 def parse(value: Any) -> Message:
-    """Return the message that a JSON value is.
+    """Return a JSON value as a message.
 
     Raises:
-        SessionError: `INVALID_REQUEST`, saying what is wrong with it.
+        SessionError: `INVALID_REQUEST`: the value is no valid message; the error's text says why.
     """
     if not is_object(value):
-        raise _invalid("a JSON-RPC message is an object")
+        raise _invalid("a JSON-RPC message must be an object")
     if value.get("jsonrpc") != "2.0":
         raise _invalid('the member "jsonrpc" must be "2.0"')
     if "method" in value:
         return _parse_call(value)
     if "result" in value or "error" in value:
         return _parse_reply(value)
-    raise _invalid('there is neither a "method" nor a "result" nor an "error"')
+    raise _invalid('a message must have a "method", a "result" or an "error"')
 
 
 def is_object(value: Any) -> TypeGuard[dict[str, Any]]:
-    """Say whether a JSON value is an object."""
+    """Return whether a JSON value is an object."""
     return isinstance(value, dict)
 
 
 def is_list(value: Any) -> TypeGuard[list[Any]]:
-    """Say whether a JSON value is a list."""
+    """Return whether a JSON value is an array."""
     return isinstance(value, list)
 
 
 def is_request_id(value: Any) -> TypeGuard[RequestId]:
-    """Say whether a JSON value may be a request's id: a string or a whole number."""
+    """Return whether a JSON value is valid as a request id: a string or a whole number."""
     return isinstance(value, str | int) and not isinstance(value, bool)
 
 
@@ -131,7 +132,7 @@ def _parse_call(value: dict[str, Any]) -> Request | Notification:
 def _parse_reply(value: dict[str, Any]) -> Reply:
     request_id, result, error = value.get("id"), value.get("result"), value.get("error")
     if ("result" in value) == ("error" in value):
-        raise _invalid('a response has either a "result" or an "error"')
+        raise _invalid('a response must have either a "result" or an "error"')
     if "error" in value:
         if not is_object(error) or not is_request_id(error.get("code")) or not isinstance(error.get("message"), str):
             raise _invalid('"error" must be an object with a "code" and a "message"')
@@ -149,19 +150,19 @@ def _invalid(why: str) -> SessionError:
 
 
 def correlation_key(request_id: RequestId) -> RequestId:
-    """Return what ids are compared by: `"7"` and `7` are one id, as in the SDKs."""
+    """Return the value by which request ids are compared: `"7"` and `7` are the same id, as in the SDKs."""
     if isinstance(request_id, str) and request_id.isascii() and request_id.isdigit() and len(request_id) < 20:
         return int(request_id)
     return request_id
 
 
 def digest(request_id: RequestId) -> str:
-    """Return what stands for an id, however long that is; equal for what `correlation_key` makes equal."""
+    """Return a hash of a request id, of fixed length; ids with the same `correlation_key` have the same hash."""
     return hashlib.sha256(encode(correlation_key(request_id))).hexdigest()
 
 
 def request(request_id: RequestId, method: str, params: JSONObject | None) -> dict[str, Any]:
-    """Return a request as JSON."""
+    """Return a request as JSON; empty params are left out."""
     message: dict[str, Any] = {"jsonrpc": "2.0", "id": request_id, "method": method}
     if params:
         message["params"] = params
@@ -169,7 +170,7 @@ def request(request_id: RequestId, method: str, params: JSONObject | None) -> di
 
 
 def notification(method: str, params: JSONObject | None) -> dict[str, Any]:
-    """Return a notification as JSON."""
+    """Return a notification as JSON; params of `None` are left out."""
     message: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
     if params is not None:
         message["params"] = params
@@ -177,7 +178,7 @@ def notification(method: str, params: JSONObject | None) -> dict[str, Any]:
 
 
 def reply(value: Reply) -> dict[str, Any]:
-    """Return a client's reply as JSON, as it came."""
+    """Return a client's response as JSON, unchanged."""
     member = {"result": value.result} if value.error is None else {"error": value.error}
     return {"jsonrpc": "2.0", "id": value.id, **member}
 
@@ -193,14 +194,14 @@ def error(request_id: RequestId | None, value: JSONObject) -> dict[str, Any]:
 
 
 def progress_token(params: JSONObject | None) -> RequestId | None:
-    """Return the token under which a request wants progress (MCP, basic/utilities/progress), or `None`."""
+    """Return the progress token of a request (MCP, basic/utilities/progress), or `None` if it asks for no progress."""
     meta = params.get("_meta") if params else None
     token = meta.get("progressToken") if is_object(meta) else None
     return token if is_request_id(token) else None
 
 
 def progress_params(token: RequestId, progress: float, total: float | None, message: str | None) -> dict[str, Any]:
-    """Return the params of a `notifications/progress`."""
+    """Return the params of a `notifications/progress` message."""
     params: dict[str, Any] = {"progressToken": token, "progress": progress}
     if total is not None:
         params["total"] = total

@@ -1,7 +1,7 @@
-"""Logging: structlog for our events, one format for everybody's.
+"""Logging: mcp-tornado logs through structlog, and `configure` gives all loggers of the process one format.
 
-`get_logger` is what the package logs through; `configure` is for the process that owns the terminal. A library
-user who calls neither `configure` nor structlog's own gets structlog's defaults, from INFO up.
+The modules of the package log through `get_logger`. Only a process that owns its standard error calls `configure`.
+An embedder that configures neither mcp-tornado's logging nor structlog gets structlog's defaults, from INFO up.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ _threshold = INFO
 
 
 class Logger:
-    """Logs events through structlog; below the level it costs one comparison, and it never raises.
+    """A logger that logs events through structlog and never raises.
 
-    A request must not fail because a log handler does, so whatever the pipeline raises is dropped.
+    A failing log handler must not fail a request, so every exception of the log pipeline is dropped. An event below
+    the level costs one comparison.
     """
 
     __slots__ = ("_name",)
@@ -41,20 +42,20 @@ class Logger:
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def enabled(self, level: int) -> bool:
-        """Say whether events of this level are logged at all."""
+    def is_enabled(self, level: int) -> bool:
+        """Return whether events of this level are logged."""
         return level >= _threshold
 
     def debug(self, event: str, **values: object) -> None:
-        """Log something that is of use while looking for a fault."""
+        """Log an event that helps to find a fault."""
         self._log(DEBUG, "debug", event, values)
 
     def info(self, event: str, **values: object) -> None:
-        """Log something that happened as it should."""
+        """Log an event of normal operation."""
         self._log(INFO, "info", event, values)
 
     def warning(self, event: str, **values: object) -> None:
-        """Log something that somebody should look at."""
+        """Log an event that an operator should look into."""
         self._log(WARNING, "warning", event, values)
 
     def error(self, event: str, **values: object) -> None:
@@ -63,7 +64,7 @@ class Logger:
 
     def exception(self, event: str, **values: object) -> None:
         """Log a failure with the traceback of the exception that is being handled."""
-        # As text: renderers that know the exception show the values of variables, session ids among them.
+        # As text: a renderer that gets the exception itself may show the values of variables, such as session ids.
         self._log(ERROR, "error", event, {**values, "exception": traceback.format_exc()})
 
     def _log(self, level: int, method: str, event: str, values: dict[str, object]) -> None:
@@ -78,64 +79,66 @@ def get_logger(name: str) -> Logger:
     return Logger(name)
 
 
-class _Containing(logging.Handler):
-    """Hands records on to the root logger's handlers, and drops what they raise."""
+class _ForwardingHandler(logging.Handler):
+    """A handler that passes records to the root logger's handlers and drops the exceptions that these raise."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Hand a record on."""
+        """Pass a record to the root logger."""
         with contextlib.suppress(Exception):
             logging.getLogger().handle(record)
 
 
-_CONTAINING: Final = _Containing()
+_FORWARDING_HANDLER: Final = _ForwardingHandler()
 
-_containers: Final[dict[str, int]] = {}
+_suppression_counts: Final[dict[str, int]] = {}
+"""How many `suppress_handler_errors` contexts are entered, by the name of the logger."""
 
 
 @contextlib.contextmanager
-def contained(name: str) -> Generator[None]:
-    """Let no log handler fail those who log through the standard library's logger of this name.
+def suppress_handler_errors(name: str) -> Generator[None]:
+    """Keep failing log handlers from failing callers of the standard library's logger of this name.
 
-    It may be entered several times, and left in any order: the last to leave undoes it.
+    The context may be entered several times for one logger and left in any order. The last exit restores the logger.
     """
     logger = logging.getLogger(name)
-    if not _containers.get(name):
-        logger.addHandler(_CONTAINING)
+    if not _suppression_counts.get(name):
+        logger.addHandler(_FORWARDING_HANDLER)
         logger.propagate = False
-    _containers[name] = _containers.get(name, 0) + 1
+    _suppression_counts[name] = _suppression_counts.get(name, 0) + 1
     try:
         yield
     finally:
-        _containers[name] -= 1
-        if not _containers[name]:
-            logger.removeHandler(_CONTAINING)
+        _suppression_counts[name] -= 1
+        if not _suppression_counts[name]:
+            logger.removeHandler(_FORWARDING_HANDLER)
             logger.propagate = True
 
 
-def adopt(name: str, lowest: int) -> None:
-    """Send what a library logs through handlers of its own the way of everybody else's.
+def take_over_logger(name: str, minimum_level: int) -> None:
+    """Replace the handlers that a library gave its logger, so that its records are logged as all others are.
 
-    No log handler fails who logs. It is for the process that owns the terminal, after `configure`.
+    A failing log handler does not fail the library. Only a process that owns its standard error calls this function,
+    after `configure`.
 
     Args:
         name: The library's logger.
-        lowest: What is below this level is never logged, whatever `configure` was told.
+        minimum_level: Records below this level are never logged, even if `configure` got a lower level.
     """
-    level = max(lowest, logging.getLogger().level)
+    level = max(minimum_level, logging.getLogger().level)
     logger = logging.getLogger(name)
-    # The level of the handler, too: a library may lower the level of a record on its way.
-    logger.handlers[:] = [_Containing(level)]
+    # The handler gets the level too, because a filter of the library may lower the level of a record.
+    logger.handlers[:] = [_ForwardingHandler(level)]
     logger.propagate = False
     logger.setLevel(level)
 
 
 def configure(level: str = "INFO", log_format: LogFormat = "auto") -> None:
-    """Send our events, Tornado's, the SDK's and everybody else's to standard error in one format.
+    """Log the events of mcp-tornado, Tornado, the SDK and all other libraries to standard error, in one format.
 
     Args:
         level: The lowest level that is logged: DEBUG, INFO, WARNING, ERROR or CRITICAL.
-        log_format: `console` for people, `json` for one JSON object a line, `auto` for the first on a terminal
-            and the second elsewhere.
+        log_format: `console` is for people. `json` writes one JSON object a line. `auto` is `console` if standard
+            error is a terminal, else `json`.
     """
     global _threshold
     _threshold = logging.getLevelNamesMapping()[level]
@@ -155,7 +158,7 @@ def configure(level: str = "INFO", log_format: LogFormat = "auto") -> None:
     rendering: list[Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
         if as_json
-        else [structlog.processors.format_exc_info, _escape_control_characters, _console()]
+        else [structlog.processors.format_exc_info, _escape_control_characters, _console_renderer()]
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
@@ -170,13 +173,13 @@ def configure(level: str = "INFO", log_format: LogFormat = "auto") -> None:
     logging.captureWarnings(capture=True)
 
 
-def _console() -> Processor:
-    # Not the renderer's own tracebacks: they show the values of variables, session ids among them.
+def _console_renderer() -> Processor:
+    # The renderer's default tracebacks show the values of variables, such as session ids.
     return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
 
 
 def _escape_control_characters(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    """Let no value begin a line of its own, or command the terminal."""
+    """Escape control characters, so that no value can begin a new line or send commands to the terminal."""
     return {
         key: value.translate(_ESCAPES_IN_TEXT if key == "exception" else _ESCAPES) if isinstance(value, str) else value
         for key, value in event.items()
@@ -184,6 +187,6 @@ def _escape_control_characters(_logger: Any, _method: str, event: EventDict) -> 
 
 
 def _drop_color(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    """Remove the coloured copy of the message that some libraries add."""
+    """Remove the colored copy of the message that some libraries add."""
     event.pop("color_message", None)
     return event

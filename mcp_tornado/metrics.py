@@ -1,7 +1,7 @@
 """Prometheus metrics, under the names that dashboards rely on.
 
-No label's values can be chosen by a client without bound: routes and methods are ours, and a tool's name is
-only used once the tool has answered a call without an error (see `Metrics.count_tool_call`).
+A client cannot create label values without bound. The values for routes and methods are fixed. The name of a tool
+becomes a label value only after a call of the tool succeeded (see `Metrics.count_tool_call`).
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 OTHER: Final = "other"
+"""The label value for all names that have no label value of their own."""
 
-_TOOL_NAME_LIMIT: Final = 200
-_DURATION_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-_STORE_BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0)
+_MAX_NAMED_TOOLS: Final = 200
+_REQUEST_SECONDS_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_STORE_SECONDS_BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0)
 
 
 class Metrics:
-    """The metrics of one application, in a registry of their own."""
+    """The metrics of one application, in their own registry."""
 
     def __init__(self, version: str) -> None:
         self.registry = registry = CollectorRegistry()
@@ -42,9 +43,9 @@ class Metrics:
         )
         self.http_duration = Histogram(
             "mcp_tornado_http_request_duration_seconds",
-            "Time to answer an HTTP request, streams left out",
+            "Time to answer an HTTP request, without streams",
             ["handler", "method"],
-            buckets=_DURATION_BUCKETS,
+            buckets=_REQUEST_SECONDS_BUCKETS,
             registry=registry,
         )
         self.tool_calls = Counter(
@@ -54,7 +55,7 @@ class Metrics:
             "mcp_tornado_store_operation_duration_seconds",
             "Time a store operation took",
             ["operation"],
-            buckets=_STORE_BUCKETS,
+            buckets=_STORE_SECONDS_BUCKETS,
             registry=registry,
         )
         self.store_errors = Counter(
@@ -66,22 +67,26 @@ class Metrics:
             registry=registry,
         )
         Info("mcp_tornado_build", "The running version", registry=registry).info({"version": version})
-        self._tools: set[str] = set()
-        # Looking a label up takes a lock and a dict of strings: the few series there are, are kept at hand.
+        self._named_tools: set[str] = set()
+        # `labels()` takes a lock and looks up strings at every call, so the series are cached.
         self._tool_series: dict[tuple[str, str], Counter] = {}
         self._request_series: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def count_tool_call(self, tool: object, outcome: str) -> None:
-        """Count a finished call; `tool` is what the client sent as the name.
+        """Count a finished call.
 
-        Names become labels only after a success, and only the first 200 of them: no client can make series at
-        will.
+        A name becomes a label value only after a call succeeded, and only the first 200 names do; all others are
+        counted as `other`. So a client cannot create series at will.
+
+        Args:
+            tool: The name that the client sent, of any type.
+            outcome: The label value `outcome`; `"ok"` is a success.
         """
         name = OTHER
         if isinstance(tool, str):
-            if outcome == "ok" and len(self._tools) < _TOOL_NAME_LIMIT:
-                self._tools.add(tool)
-            if tool in self._tools:
+            if outcome == "ok" and len(self._named_tools) < _MAX_NAMED_TOOLS:
+                self._named_tools.add(tool)
+            if tool in self._named_tools:
                 name = tool
         series = self._tool_series.get((name, outcome))
         if series is None:
@@ -89,7 +94,7 @@ class Metrics:
         series.inc()
 
     def count_request(self, handler: str, method: str, code: int, seconds: float | None) -> None:
-        """Count an answered HTTP request; `seconds` is what it took, `None` for a stream."""
+        """Count an answered HTTP request; `seconds` is its duration, `None` for a stream."""
         series = self._request_series.get((handler, method, code))
         if series is None:
             series = (
@@ -102,5 +107,5 @@ class Metrics:
             series[1].observe(seconds)
 
     def render(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
+        """Return all metrics in the Prometheus text format."""
         return generate_latest(self.registry)

@@ -142,7 +142,7 @@ class State:
         # If two reads run at the same time, the one with the older state may end last.
         if session.revision >= self._session.revision:
             self._session = session
-        self._context.saw(session)
+        self._context.note_session(session)
         return copy.deepcopy(dict(session.state))
 
     def _not_found_error(self) -> NoSession | StateNotFound:

@@ -1,8 +1,8 @@
-"""Several processes that serve the same sockets, and the supervisor that keeps them running.
+"""Worker processes that serve the same sockets, and the supervisor that keeps them running.
 
-The supervisor forks before it has any thread or event loop, never accepts a connection and never imports what is
-served: a fault of that is a worker's alone. A worker that dies is replaced, after a delay that grows while it keeps
-dying. Systems without `os.fork` cannot do this.
+The supervisor forks before it has a thread or an event loop. It never accepts a connection and never imports the
+user's server, so a fault of the server affects only a worker. The supervisor replaces a worker that dies, after a delay
+that grows with each death. This needs a system with `os.fork`.
 """
 
 from __future__ import annotations
@@ -24,19 +24,15 @@ from mcp_tornado.log import get_logger
 
 _log = get_logger(__name__)
 
-_FIRST_DELAY: Final = 0.1
-_LONGEST_DELAY: Final = 30.0
-"""Seconds until a worker is replaced: doubled with each death from the first to the longest."""
-_RAN_WELL_SECONDS: Final = 60.0
-"""A worker that has served for so long is replaced after the first delay again."""
-_MARGIN_SECONDS: Final = 10.0
-"""How long workers may take to end, beyond the grace for their calls, until they are killed."""
+_MIN_RESTART_DELAY_SECONDS: Final = 0.1
+"""The delay before the first replacement of a worker. Each further death doubles the delay, up to the maximum."""
+_MAX_RESTART_DELAY_SECONDS: Final = 30.0
+_STABLE_AFTER_SECONDS: Final = 60.0
+"""When a worker that has served for this time dies, the delay starts from the minimum again."""
+_KILL_MARGIN_SECONDS: Final = 10.0
+"""How long workers may take to end after the grace period, before the supervisor kills them."""
 
-_STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
-
-
-def _noted(_number: int, _frame: FrameType | None) -> None:
-    """Do nothing: a signal that has a handler is written to the pipe."""
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class WorkersFailed(Exception):
@@ -44,95 +40,99 @@ class WorkersFailed(Exception):
 
 
 class Worker:
-    """What a worker process knows of its supervisor.
+    """The connection of a worker process to its supervisor.
 
     Args:
-        sockets: What it serves.
-        lifeline: A file descriptor that is at its end once the supervisor is no more.
-        report: Where it tells the supervisor how it fares: an empty message once it serves, a reason when it ends.
+        sockets: The sockets that the worker serves.
+        lifeline: The read end of a pipe. It reports end of file when the supervisor has ended.
+        reports: The pipe that carries reports to the supervisor: an empty message when the worker serves, or the reason
+            why it ends.
     """
 
-    def __init__(self, sockets: Sequence[socket.socket], lifeline: int, report: Connection) -> None:
+    def __init__(self, sockets: Sequence[socket.socket], lifeline: int, reports: Connection) -> None:
         self.sockets: Final = sockets
-        self.orphaned = False
-        """Whether it stops because the supervisor is no more."""
+        self.has_lost_supervisor = False
+        """Whether the worker stops because the supervisor has ended."""
         self._lifeline = lifeline
-        self._report = report
+        self._reports = reports
 
-    def tell_serving(self) -> None:
-        """Tell the supervisor that the worker serves from now on."""
-        self._tell("")
+    def report_serving(self) -> None:
+        """Report to the supervisor that the worker serves."""
+        self._report("")
 
-    def tell_failure(self, reason: str) -> None:
-        """Tell the supervisor why the worker ends now."""
-        self._tell(reason)
+    def report_failure(self, reason: str) -> None:
+        """Report to the supervisor why the worker ends."""
+        self._report(reason)
 
-    def _tell(self, text: str) -> None:
-        with suppress(OSError):  # there may be no supervisor any more
-            self._report.send_bytes(text.encode())
+    def _report(self, text: str) -> None:
+        with suppress(OSError):  # the supervisor may have ended
+            self._reports.send_bytes(text.encode())
 
-    def stop_event(self) -> asyncio.Event:
-        """Return what is set, in the running event loop, when the supervisor says so or is no more.
+    def watch_stop_requests(self) -> asyncio.Event:
+        """Return an event that is set when the supervisor stops the worker or has ended itself.
 
-        SIGTERM twice means the same as once: a service manager may signal every process, as the supervisor does.
+        The event belongs to the running event loop. A second SIGTERM changes nothing: the supervisor and a
+        service manager may both signal the worker.
         """
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
 
-        def on_orphaned() -> None:
+        def on_supervisor_lost() -> None:
             loop.remove_reader(self._lifeline)
             _log.warning("supervisor.lost", pid=os.getpid())
-            self.orphaned = True
+            self.has_lost_supervisor = True
             stop.set()
 
         loop.add_signal_handler(signal.SIGTERM, stop.set)
-        loop.add_reader(self._lifeline, on_orphaned)
+        loop.add_reader(self._lifeline, on_supervisor_lost)
         return stop
 
 
 def supervise(sockets: Sequence[socket.socket], count: int, grace: float) -> Worker | None:
-    """Fork workers and keep so many of them running until SIGTERM or SIGINT, then let them all drain.
+    """Fork workers and keep them running until SIGTERM or SIGINT, then let all of them drain.
 
-    Each worker is a process that returns from this call, with a `Worker`. The supervisor returns `None`, once all
-    workers have ended; at a second signal it kills them and ends at once. To be called in the main thread of a process
-    without any other thread and without an event loop.
+    Call this function in the main thread of a process that has no other thread and no event loop. At a second signal
+    the supervisor kills the workers and ends at once.
 
     Args:
-        sockets: What the workers serve, bound and listening.
-        count: How many workers there are.
-        grace: Seconds that workers give their calls to finish when they drain; those that still run a little later
-            are killed.
+        sockets: The sockets that the workers serve, bound and listening.
+        count: The number of workers.
+        grace: How long the calls of a draining worker may take to finish, in seconds. The supervisor kills workers that
+            still run 10 seconds later.
+
+    Returns:
+        In each worker process, its `Worker`. In the supervisor process, `None` after all workers have ended.
 
     Raises:
-        WorkersFailed: In the supervisor: a worker ended by itself before it served, and none had served in its place
-            before. The others have ended too.
+        WorkersFailed: In the supervisor, after all workers have ended: a worker that had never served could not be
+            forked, or ended without a signal before it served.
     """
     return _Supervisor(sockets, count, grace).run()
 
 
 @dataclass(slots=True)
 class _Process:
-    """A worker process, as the supervisor sees it."""
+    """A worker process, from the point of view of the supervisor."""
 
     pid: int
-    report: Connection | None
-    """`None` once it cannot say anything any more."""
+    reports: Connection | None
+    """`None` after the process has closed its end."""
     serving_since: float | None = None
-    reason: str | None = None
-    """Why it ends, where it has said so."""
+    failure: str | None = None
+    """Why the process ends, if it has reported a reason."""
 
 
 @dataclass(slots=True)
 class _Slot:
-    """The place of one worker, which one process after the other takes."""
+    """The place of one worker: at most one process at a time, replaced when it dies."""
 
     number: int
     process: _Process | None = None
     has_served: bool = False
-    """Whether any process has ever served in this place."""
+    """Whether any process of this slot has ever served."""
     start_at: float = 0.0
-    """When the next process is started, where there is none."""
-    delay: float = _FIRST_DELAY
+    """When the next process starts, while the slot has no process."""
+    restart_delay: float = _MIN_RESTART_DELAY_SECONDS
 
 
 class _Supervisor:
@@ -141,29 +141,30 @@ class _Supervisor:
         self._grace = grace
         self._slots = [_Slot(number) for number in range(1, count + 1)]
         self._kill_at: float | None = None
-        """When workers that still run are killed; `None` while they are to run."""
+        """When workers that still run are killed; `None` until the supervisor stops."""
         self._failure: str | None = None
-        self._handled = (*_STOPPING, signal.SIGCHLD)  # the last one exists only where processes can be forked
-        # Nothing is ever written here: what workers wait for is that nobody is left who could.
-        self._lifeline, self._lifeline_end = os.pipe()
-        self._signals, self._signals_end = os.pipe()
+        self._handled_signals = (*_STOP_SIGNALS, signal.SIGCHLD)  # SIGCHLD exists only on systems with fork
+        # Nothing is ever written to this pipe. Its read end reports end of file when the supervisor has ended.
+        self._lifeline, self._lifeline_write_end = os.pipe()
+        self._signals, self._signals_write_end = os.pipe()
 
     def run(self) -> Worker | None:
-        self._take_signals()
+        """Supervise until all workers have ended; see `supervise`."""
+        self._install_signal_handlers()
         _log.info("supervisor.started", pid=os.getpid(), workers=len(self._slots))
         while self._kill_at is None or self._processes():
             self._wait()
-            for number in self._signals_received():
-                self._on_signal(number)
+            for number in self._read_signals():
+                self._handle_signal(number)
             for slot in self._slots:
                 if slot.process is not None:
-                    self._look_after(slot, slot.process)
+                    self._check(slot, slot.process)
             if self._kill_at is not None and self._kill_at <= time.monotonic():
                 self._kill_at = inf
                 self._kill_all()
             for slot in self._slots:
                 if self._kill_at is None and slot.process is None and slot.start_at <= time.monotonic():
-                    worker = self._start(slot)
+                    worker = self._start_process(slot)
                     if worker is not None:
                         return worker
         if self._failure is not None:
@@ -174,32 +175,75 @@ class _Supervisor:
     def _processes(self) -> list[_Process]:
         return [slot.process for slot in self._slots if slot.process is not None]
 
-    # ------------------------------------------------------------------ signals, and waiting for them
+    # ------------------------------------------------------------------ start
 
-    def _take_signals(self) -> None:
-        """Have the number of each signal written to a pipe, which can be waited for together with reports."""
-        for end in (self._signals, self._signals_end):
+    def _install_signal_handlers(self) -> None:
+        """Have Python write the number of each signal to a pipe, so that `_wait` can wait for signals and reports."""
+        for end in (self._signals, self._signals_write_end):
             os.set_blocking(end, False)
-        signal.set_wakeup_fd(self._signals_end)
-        for number in self._handled:
-            signal.signal(number, _noted)
+        signal.set_wakeup_fd(self._signals_write_end)
+        for number in self._handled_signals:
+            signal.signal(number, _ignore_signal)
+
+    def _start_process(self, slot: _Slot) -> Worker | None:
+        """Fork; return a `Worker` in the new process, and `None` in the supervisor."""
+        try:
+            reader, writer = Pipe(duplex=False)
+            # A signal must not reach the new process while it has these handlers: they write to the supervisor's pipe.
+            signal.pthread_sigmask(signal.SIG_BLOCK, self._handled_signals)
+            try:
+                pid = os.fork()
+                if pid == 0:
+                    self._release_supervisor_resources()
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, self._handled_signals)
+        except OSError as error:
+            reason = f"cannot fork a process: {error.strerror}"
+            if slot.has_served:
+                self._schedule_restart(slot, reason=reason)
+            else:
+                self._fail(reason)
+            return None
+        if pid == 0:
+            reader.close()
+            return Worker(self._sockets, self._lifeline, writer)
+        writer.close()
+        slot.process = _Process(pid, reader)
+        return None
+
+    def _release_supervisor_resources(self) -> None:
+        """Release, in a new process, the signal handlers and file descriptors that belong to the supervisor."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(
+            signal.SIGINT, signal.SIG_IGN
+        )  # Ctrl-C reaches all processes, and the supervisor stops the workers
+        for end in (self._lifeline_write_end, self._signals, self._signals_write_end):
+            os.close(end)
+        for process in self._processes():
+            if process.reports is not None:
+                process.reports.close()
+
+    # ------------------------------------------------------------------ running
 
     def _wait(self) -> None:
-        """Wait until there is something to do: a signal, the death of a worker among them, a report, or a due time."""
+        """Wait for a signal (the death of a worker is one), a report, or the time of the next start or kill."""
         if self._kill_at is None:
             due = min((slot.start_at for slot in self._slots if slot.process is None), default=inf)
         else:
             due = self._kill_at
-        reports = [process.report for process in self._processes() if process.report is not None]
+        reports = [process.reports for process in self._processes() if process.reports is not None]
         wait([self._signals, *reports], None if due == inf else max(due - time.monotonic(), 0))
 
-    def _signals_received(self) -> bytes:
+    def _read_signals(self) -> bytes:
+        """Return the numbers of the signals that arrived, one byte for each."""
         with suppress(BlockingIOError):
             return os.read(self._signals, 4096)
         return b""
 
-    def _on_signal(self, number: int) -> None:
-        if number not in _STOPPING:
+    def _handle_signal(self, number: int) -> None:
+        if number not in _STOP_SIGNALS:
             return
         if self._kill_at is None:
             self._stop()
@@ -209,96 +253,65 @@ class _Supervisor:
             os.waitpid(process.pid, 0)
         os._exit(128 + number)
 
-    # ------------------------------------------------------------------ the life of a worker
-
-    def _start(self, slot: _Slot) -> Worker | None:
-        """Fork; return the worker in the new process, and `None` in this one."""
-        try:
-            heard, said = Pipe(duplex=False)
-            # A signal must not find the child with our handlers: they would write into our pipe.
-            signal.pthread_sigmask(signal.SIG_BLOCK, self._handled)
-            try:
-                pid = os.fork()
-                if pid == 0:
-                    self._leave()
-            finally:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, self._handled)
-        except OSError as error:
-            reason = f"no process can be made: {error.strerror}"
-            if slot.has_served:
-                self._replace_later(slot, reason=reason)
-            else:
-                self._give_up(reason)
-            return None
-        if pid == 0:
-            heard.close()
-            return Worker(self._sockets, self._lifeline, said)
-        said.close()
-        slot.process = _Process(pid, heard)
-        return None
-
-    def _leave(self) -> None:
-        """Leave in a new process what is the supervisor's."""
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all, and the supervisor passes it on
-        for end in (self._lifeline_end, self._signals, self._signals_end):
-            os.close(end)
-        for process in self._processes():
-            if process.report is not None:
-                process.report.close()
-
-    def _look_after(self, slot: _Slot, process: _Process) -> None:
+    def _check(self, slot: _Slot, process: _Process) -> None:
+        """Read the reports of a process, and handle its exit if it has ended."""
         ended, status = os.waitpid(process.pid, os.WNOHANG)
-        self._hear(slot, process)  # after that: a worker that has ended has said all it had to say
-        if not ended:
-            return
-        slot.process = None
-        if process.report is not None:
-            process.report.close()
-        if process.serving_since is not None and time.monotonic() - process.serving_since > _RAN_WELL_SECONDS:
-            slot.delay = _FIRST_DELAY
-        code = os.waitstatus_to_exitcode(status)  # negative: the signal that killed it
-        how: dict[str, Any] = {"pid": process.pid, **({"exit_code": code} if code >= 0 else {"signal": -code})}
-        if process.reason is not None:
-            how["reason"] = process.reason
-        if self._kill_at is not None:
-            if code not in (0, -signal.SIGTERM) and self._failure is None:
-                _log.warning("worker.died", number=slot.number, **how)
-        elif code >= 0 and not slot.has_served:
-            self._give_up(process.reason or f"worker {slot.number} ended with exit code {code} before it served")
-        else:
-            self._replace_later(slot, **how)
+        self._read_reports(slot, process)  # after waitpid: a process that has ended sends no more reports
+        if ended:
+            self._handle_exit(slot, process, os.waitstatus_to_exitcode(status))
 
-    def _hear(self, slot: _Slot, process: _Process) -> None:
-        """Take what a worker has to say."""
-        while process.report is not None and process.report.poll():
+    def _read_reports(self, slot: _Slot, process: _Process) -> None:
+        while process.reports is not None and process.reports.poll():
             try:
-                process.reason = process.report.recv_bytes().decode() or None
+                process.failure = process.reports.recv_bytes().decode() or None
             except (EOFError, OSError):
-                process.report.close()
-                process.report = None
+                process.reports.close()
+                process.reports = None
                 return
-            if process.reason is None:
+            if process.failure is None:
                 process.serving_since = time.monotonic()
                 slot.has_served = True
                 _log.info("worker.started", number=slot.number, pid=process.pid)
 
-    def _replace_later(self, slot: _Slot, **how: Any) -> None:
-        _log.warning("worker.died", number=slot.number, **how, restart_in_seconds=slot.delay)
-        slot.start_at = time.monotonic() + slot.delay
-        slot.delay = min(2 * slot.delay, _LONGEST_DELAY)
+    def _handle_exit(self, slot: _Slot, process: _Process, exit_code: int) -> None:
+        """Schedule a replacement, or fail if the worker has never served.
 
-    def _give_up(self, reason: str) -> None:
+        Args:
+            slot: The place of the worker.
+            process: The process that has ended.
+            exit_code: Its exit code; negative if a signal killed it.
+        """
+        slot.process = None
+        if process.reports is not None:
+            process.reports.close()
+        if process.serving_since is not None and time.monotonic() - process.serving_since > _STABLE_AFTER_SECONDS:
+            slot.restart_delay = _MIN_RESTART_DELAY_SECONDS
+        details: dict[str, Any] = {"pid": process.pid}
+        details |= {"exit_code": exit_code} if exit_code >= 0 else {"signal": -exit_code}
+        if process.failure is not None:
+            details["reason"] = process.failure
+        if self._kill_at is not None:
+            if exit_code not in (0, -signal.SIGTERM) and self._failure is None:
+                _log.warning("worker.died", number=slot.number, **details)
+        elif exit_code >= 0 and not slot.has_served:
+            self._fail(process.failure or f"worker {slot.number} ended with exit code {exit_code} before it served")
+        else:
+            self._schedule_restart(slot, **details)
+
+    def _schedule_restart(self, slot: _Slot, **details: Any) -> None:
+        _log.warning("worker.died", number=slot.number, **details, restart_in_seconds=slot.restart_delay)
+        slot.start_at = time.monotonic() + slot.restart_delay
+        slot.restart_delay = min(2 * slot.restart_delay, _MAX_RESTART_DELAY_SECONDS)
+
+    # ------------------------------------------------------------------ stopping
+
+    def _fail(self, reason: str) -> None:
         self._failure = reason
         self._stop()
 
-    # ------------------------------------------------------------------ the end
-
     def _stop(self) -> None:
         _log.info("supervisor.draining", grace_seconds=self._grace)
-        self._kill_at = time.monotonic() + self._grace + _MARGIN_SECONDS
+        self._kill_at = time.monotonic() + self._grace + _KILL_MARGIN_SECONDS
         for process in self._processes():
             os.kill(process.pid, signal.SIGTERM)
 
@@ -307,3 +320,7 @@ class _Supervisor:
             if slot.process is not None:
                 _log.warning("worker.killed", number=slot.number, pid=slot.process.pid)
                 os.kill(slot.process.pid, signal.SIGKILL)
+
+
+def _ignore_signal(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing. Python writes only the signals that have a Python handler to the wakeup pipe."""

@@ -1,4 +1,4 @@
-"""`create_app`: what it takes, what it refuses, and what its lifespan does."""
+"""`create_app`: what it accepts and refuses, and the lifespan of the application."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ async def get(app: Application, path: str, *headers: str) -> tuple[int, bytes]:
         await http.close_all_connections()
 
 
-async def test_it_is_a_tornado_application():
+async def test_create_app_returns_a_tornado_application():
     app = create_app(MCPServer("x"))
     assert isinstance(app, MCPApplication)
     assert isinstance(app, Application)
 
 
-async def test_it_reads_no_files_and_no_environment(tmp_path, monkeypatch):
+async def test_create_app_reads_no_files_and_no_environment(tmp_path, monkeypatch):
     (tmp_path / "settings.toml").write_text('[default.server]\npath = "/from-a-file"\nnonsense = 1\n')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MCP_TORNADO_SERVER__PATH", "/from-a-variable")
@@ -77,21 +77,21 @@ async def test_it_reads_no_files_and_no_environment(tmp_path, monkeypatch):
         ({"sessions": {"idle_timeout_seconds": -1}}, ["sessions.idle_timeout_seconds"]),
     ],
 )
-async def test_wrong_settings_are_named(sections, names):
+async def test_an_invalid_setting_is_named_in_the_error(sections, names):
     with pytest.raises(ConfigError) as raised:
         create_app(MCPServer("x"), **sections)
     for name in names:
         assert name in str(raised.value)
 
 
-async def test_an_unknown_store_is_named():
+async def test_an_unknown_store_is_named_in_the_error_without_its_password():
     with pytest.raises(StorePluginError, match=r"nosuch://.*memory") as raised:
         create_app(MCPServer("x"), sessions={"store": "nosuch://user:password@host"})
     assert "password" not in str(raised.value)
 
 
 @pytest.mark.parametrize("thing", [object(), "mcp_tornado.demo:server", None])
-async def test_what_is_no_server_is_refused(thing):
+async def test_an_object_that_is_no_server_is_refused(thing):
     with pytest.raises(NotServable):
         create_app(thing)
 
@@ -113,7 +113,7 @@ async def test_the_server_is_positional_only():
         create_app(server=MCPServer("x"))  # "server" is a section of the settings
 
 
-async def test_handlers_of_the_users_are_served_beside_ours():
+async def test_handlers_of_the_user_are_served_beside_those_of_mcp_tornado():
     app = create_app(MCPServer("x"), handlers=[(r"/plain", Plain), (r"/given", Plain, {"text": "given"})])
     async with app.lifespan():
         assert await get(app, "/plain") == (200, b"plain")
@@ -123,24 +123,24 @@ async def test_handlers_of_the_users_are_served_beside_ours():
         assert b"ROUTE_NOT_FOUND" in (await get(app, "/nowhere"))[1]
 
 
-async def test_the_lifespan_enters_and_leaves_that_of_the_server():
-    seen: list[str] = []
+async def test_the_lifespan_enters_and_leaves_the_lifespan_of_the_server():
+    calls: list[str] = []
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[dict[str, Any]]:
-        seen.append("entered")
+        calls.append("entered")
         yield {}
-        seen.append("left")
+        calls.append("left")
 
     app = create_app(Server("x", lifespan=lifespan))
-    assert seen == []
+    assert calls == []
     async with app.lifespan():
-        assert seen == ["entered"]
+        assert calls == ["entered"]
         assert (await get(app, "/readyz"))[0] == 200
-    assert seen == ["entered", "left"]
+    assert calls == ["entered", "left"]
 
 
-async def test_outside_its_lifespan_it_is_not_ready():
+async def test_an_application_outside_of_its_lifespan_is_not_ready():
     app = create_app(MCPServer("x"))
     assert (await get(app, "/healthz"))[0] == 200
     status, body = await get(app, "/readyz")
@@ -165,7 +165,7 @@ async def test_a_lifespan_that_fails_leaves_nothing_open():
     assert (await get(app, "/readyz"))[0] == 503
 
 
-async def test_leaving_the_lifespan_leaves_no_task_behind():
+async def test_the_end_of_the_lifespan_leaves_no_task_behind():
     app = create_app(MCPServer("x"))
     before = asyncio.all_tasks()
     async with app.lifespan():
@@ -188,7 +188,7 @@ async def test_two_applications_in_one_process_share_nothing():
         assert b"UnknownRoute" not in metrics
 
 
-async def test_custom_starlette_routes_are_warned_of():
+async def test_custom_starlette_routes_cause_a_warning():
     server = MCPServer("x")
 
     @server.custom_route("/extra", methods=["GET"])

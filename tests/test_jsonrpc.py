@@ -1,4 +1,4 @@
-"""JSON-RPC messages: bytes to shapes, and back."""
+"""Decoding, checking and building JSON-RPC messages."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ VALUES = st.recursive(
 
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(VALUES)
-def test_what_is_encoded_is_json(value):
+def test_encode_returns_json_that_decodes_to_the_same_value(value):
     assert json.loads(encode(value)) == value
 
 
 @pytest.mark.parametrize("value", [2**64, -(2**63) - 1, 10**300, "\ud800", {"\ud800": "\udfff"}, [[2**70]]])
-def test_what_the_fast_encoder_does_not_know_is_encoded_all_the_same(value):
+def test_encode_accepts_values_that_orjson_refuses(value):
     assert json.loads(encode(value)) == value
 
 
 @pytest.mark.parametrize("value", [object(), {1, 2}, b"x", {"a": print}])
-def test_what_is_no_json_is_not_encoded(value):
+def test_encode_raises_for_a_value_that_is_not_json(value):
     with pytest.raises((TypeError, ValueError)):
         encode(value)
 
 
-def test_decode():
+def test_decode_returns_the_json_value_of_a_body():
     assert jsonrpc.decode(b' {"a": [1, 2.5, null, true, "\xc3\xa9\\u00e9"]} ') == {"a": [1, 2.5, None, True, "éé"]}
 
 
 @pytest.mark.parametrize(
     "body", [b"", b" ", b"{", b"{}{}", b"\xff", b'"\xff"', b"NaN", b"-Infinity", b'"\\ud800"', b"[" * 9999, b"'a'"]
 )
-def test_what_is_no_json_is_a_parse_error(body):
+def test_decode_raises_a_parse_error_for_a_body_that_is_not_json(body):
     with pytest.raises(SessionError) as raised:
         jsonrpc.decode(body)
     assert raised.value.code is ErrorCode.PARSE_ERROR
@@ -76,7 +76,7 @@ def test_what_is_no_json_is_a_parse_error(body):
         ),
     ],
 )
-def test_parse(value, message):
+def test_parse_returns_the_message_of_a_valid_value(value, message):
     assert jsonrpc.parse(value) == message
 
 
@@ -117,7 +117,7 @@ def test_parse(value, message):
     ],
     ids=repr,
 )
-def test_what_is_no_message_is_an_invalid_request(value):
+def test_parse_raises_an_invalid_request_for_a_value_that_is_no_message(value):
     with pytest.raises(SessionError) as raised:
         jsonrpc.parse(value)
     assert raised.value.code is ErrorCode.INVALID_REQUEST
@@ -131,7 +131,7 @@ def test_what_is_no_message_is_an_invalid_request(value):
         lambda value: {"jsonrpc": "2.0", **value}
     )
 )
-def test_anything_is_a_message_or_an_invalid_request(value):
+def test_parse_returns_a_message_or_raises_an_invalid_request_for_any_object(value):
     try:
         message = jsonrpc.parse(value)
     except SessionError as error:
@@ -157,12 +157,12 @@ def test_anything_is_a_message_or_an_invalid_request(value):
         ("9" * 5000, "8" * 5000, False),
     ],
 )
-def test_correlation(one, other, same):
+def test_correlation_key_is_the_same_for_an_integer_and_its_decimal_digits(one, other, same):
     assert (jsonrpc.correlation_key(one) == jsonrpc.correlation_key(other)) is same
 
 
 @pytest.mark.parametrize(
-    "made",
+    "message",
     [
         jsonrpc.request("s.1", "roots/list", None),
         jsonrpc.request(1, "sampling/createMessage", {"a": 1}),
@@ -173,9 +173,9 @@ def test_correlation(one, other, same):
         jsonrpc.error(None, {"code": -1, "message": "m"}),
     ],
 )
-def test_what_is_made_can_be_parsed(made):
-    assert made["jsonrpc"] == "2.0"
-    jsonrpc.parse(jsonrpc.decode(encode(made)))
+def test_built_messages_can_be_parsed(message):
+    assert message["jsonrpc"] == "2.0"
+    jsonrpc.parse(jsonrpc.decode(encode(message)))
 
 
 @pytest.mark.parametrize(
@@ -194,11 +194,11 @@ def test_what_is_made_can_be_parsed(made):
         ({"progressToken": 1}, None),
     ],
 )
-def test_progress_token(params, token):
+def test_progress_token_is_a_string_or_integer_in_meta(params, token):
     assert jsonrpc.progress_token(params) == token
 
 
-def test_progress_params_leave_out_what_is_not_known():
+def test_progress_params_leave_out_members_that_are_none():
     assert jsonrpc.progress_params("t", 1, None, None) == {"progressToken": "t", "progress": 1}
     assert jsonrpc.progress_params(7, 0.5, 2, "half") == {
         "progressToken": 7,

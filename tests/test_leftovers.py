@@ -1,4 +1,4 @@
-"""An application that was left has taken everything along: tasks, sockets, connections."""
+"""An application leaves no tasks, sockets or connections behind after its lifespan."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from mcp_tornado import create_app
 
 pytestmark = pytest.mark.anyio
 
+DEADLINE_SECONDS = 30
+
 JSON = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
 
 
-def a_server(started: asyncio.Event) -> MCPServer[Any]:
+def make_server(started: asyncio.Event) -> MCPServer[Any]:
     server: MCPServer[Any] = MCPServer("leftovers")
 
     @server.tool()
@@ -38,19 +40,18 @@ def call(name: str, **arguments: object) -> bytes:
     return json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).encode()
 
 
-async def test_no_task_and_no_socket_is_left_when_calls_and_streams_were_running() -> None:
-    started = asyncio.Event()
+async def test_a_drain_leaves_no_task_and_no_socket_of_running_calls_and_streams() -> None:
+    started, streaming = asyncio.Event(), asyncio.Event()
     tasks, connections = asyncio.all_tasks(), len(psutil.Process().net_connections())
-    app = create_app(a_server(started), events={"stream_after_seconds": 0.01})
+    app = create_app(make_server(started), events={"stream_after_seconds": 0.01})
     listening, port = bind_unused_port()
     url = f"http://127.0.0.1:{port}/mcp"
     http = HTTPServer(app)
     client = AsyncHTTPClient(force_instance=True)
-    streaming = asyncio.Event()
-    async with app.lifespan():
+    async with asyncio.timeout(DEADLINE_SECONDS), app.lifespan():
         http.add_socket(listening)
-        made = await client.fetch(f"{url}/session", method="POST", body=b"")
-        headers = {**JSON, "Mcp-Session-Id": made.headers["Mcp-Session-Id"]}
+        created = await client.fetch(f"{url}/session", method="POST", body=b"")
+        headers = {**JSON, "Mcp-Session-Id": created.headers["Mcp-Session-Id"]}
         await client.fetch(f"{url}/send", method="POST", headers=headers, body=call("never"))
         await started.wait()
         stream = HTTPRequest(
@@ -75,18 +76,18 @@ async def test_no_task_and_no_socket_is_left_when_calls_and_streams_were_running
     assert len(psutil.Process().net_connections()) == connections
 
 
-async def test_an_application_that_is_left_without_a_drain_ends_its_calls_too() -> None:
+async def test_the_end_of_the_lifespan_without_a_drain_ends_running_calls() -> None:
     started = asyncio.Event()
     tasks = asyncio.all_tasks()
-    app = create_app(a_server(started))
+    app = create_app(make_server(started))
     listening, port = bind_unused_port()
     url = f"http://127.0.0.1:{port}/mcp"
     http = HTTPServer(app)
     client = AsyncHTTPClient(force_instance=True)
-    async with app.lifespan():
+    async with asyncio.timeout(DEADLINE_SECONDS), app.lifespan():
         http.add_socket(listening)
-        made = await client.fetch(f"{url}/session", method="POST", body=b"")
-        headers = {**JSON, "Mcp-Session-Id": made.headers["Mcp-Session-Id"]}
+        created = await client.fetch(f"{url}/session", method="POST", body=b"")
+        headers = {**JSON, "Mcp-Session-Id": created.headers["Mcp-Session-Id"]}
         await client.fetch(f"{url}/send", method="POST", headers=headers, body=call("never"))
         await started.wait()
     http.stop()

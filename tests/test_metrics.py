@@ -1,4 +1,4 @@
-"""Metrics have the names that dashboards rely on, and no label that a client can grow without bound."""
+"""The metrics have the names that dashboards rely on, and a client cannot create label values without bound."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def metrics():
     return Metrics("1.2.3")
 
 
-def tools(metrics):
-    """The label `tool` and its counts, summed over the outcomes."""
+def calls_by_tool(metrics):
+    """Return the count of calls for each value of the label `tool`, summed over the outcomes."""
     counts = {}
     for family in text_string_to_metric_families(metrics.render().decode()):
         for sample in family.samples:
@@ -54,16 +54,16 @@ def test_the_labels_are_exactly_those_of_the_contract(metrics):
     metrics.count_tool_call("add", "ok")
     metrics.store_duration.labels("get").observe(0.1)
     metrics.store_errors.labels("get").inc()
-    seen = {}
+    labels = {}
     for family in text_string_to_metric_families(metrics.render().decode()):
         for sample in family.samples:
             name = re.sub(r"_(bucket|sum|count)$", "", sample.name)
             if not name.endswith("_created"):
-                seen.setdefault(name, set()).update(set(sample.labels) - {"le"})
-    assert seen == CONTRACT
+                labels.setdefault(name, set()).update(set(sample.labels) - {"le"})
+    assert labels == CONTRACT
 
 
-def test_a_stream_counts_as_a_request_and_has_no_duration(metrics):
+def test_a_stream_is_counted_as_a_request_without_a_duration(metrics):
     metrics.count_request("MCPHandler", "GET", 200, None)
     metrics.count_request("MCPHandler", "GET", 200, 0.25)
     metrics.count_request("MCPHandler", "GET", 404, 0.25)
@@ -75,7 +75,7 @@ def test_a_stream_counts_as_a_request_and_has_no_duration(metrics):
     assert read("mcp_tornado_http_request_duration_seconds_sum", labels) == 0.5
 
 
-def test_the_running_version_is_shown(metrics):
+def test_the_running_version_is_rendered(metrics):
     assert 'mcp_tornado_build_info{version="1.2.3"} 1.0' in metrics.render().decode()
 
 
@@ -84,45 +84,45 @@ def test_two_applications_in_one_process_do_not_share_their_metrics(metrics):
     metrics.sessions_created.inc()
     metrics.count_tool_call("add", "ok")
     assert "mcp_tornado_sessions_created_total 0.0" in other.render().decode()
-    assert tools(other) == {}
+    assert calls_by_tool(other) == {}
 
 
-def test_the_rendering_is_prometheus_text(metrics):
+def test_metrics_are_rendered_as_prometheus_text(metrics):
     assert CONTENT_TYPE.startswith("text/plain")
     assert list(text_string_to_metric_families(metrics.render().decode()))
 
 
-def test_a_tool_that_answered_is_counted_under_its_name_from_then_on(metrics):
+def test_a_tool_is_counted_by_its_name_after_a_call_succeeded(metrics):
     metrics.count_tool_call("add", "ok")
     metrics.count_tool_call("add", "error")
     assert metrics.registry.get_sample_value("mcp_tornado_tool_calls_total", {"tool": "add", "outcome": "ok"}) == 1
     assert metrics.registry.get_sample_value("mcp_tornado_tool_calls_total", {"tool": "add", "outcome": "error"}) == 1
 
 
-def test_names_that_never_answered_are_counted_together(metrics):
+def test_names_without_a_successful_call_are_counted_together(metrics):
     for number in range(10_000):
         metrics.count_tool_call(f"made up {number}", "error")
-    assert tools(metrics) == {"other": 10_000}
+    assert calls_by_tool(metrics) == {"other": 10_000}
 
 
 @pytest.mark.parametrize("name", [None, 5, ["a"], {"a": 1}, True, 1.5])
 @pytest.mark.parametrize("outcome", ["ok", "error"])
-def test_a_name_that_is_no_string_is_counted_as_other(metrics, name, outcome):
+def test_a_name_that_is_not_a_string_is_counted_as_other(metrics, name, outcome):
     metrics.count_tool_call(name, outcome)
-    assert tools(metrics) == {"other": 1}
+    assert calls_by_tool(metrics) == {"other": 1}
 
 
-def test_at_most_two_hundred_tools_have_a_name_of_their_own(metrics):
+def test_at_most_two_hundred_tools_are_counted_by_name(metrics):
     for _ in range(2):
         for number in range(300):
             metrics.count_tool_call(f"tool-{number}", "ok")
-    counts = tools(metrics)
+    counts = calls_by_tool(metrics)
     assert len(counts) == 201
     assert counts.pop("other") == 200
     assert counts == {f"tool-{number}": 2 for number in range(200)}
 
 
-def test_a_name_with_any_characters_is_rendered_and_read_again(metrics):
+def test_a_name_with_special_characters_survives_rendering_and_parsing(metrics):
     name = 'a "b"\nc\\d{e="f"} ä \U0001f600'
     metrics.count_tool_call(name, "ok")
-    assert tools(metrics) == {name: 1}
+    assert calls_by_tool(metrics) == {name: 1}

@@ -1,4 +1,4 @@
-"""What docs/migrating.md shows is what happens: old servers and those in their place are started, and called alike."""
+"""docs/migrating.md is true: the old servers and their replacements are started and get the same calls."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_tornado import create_app, state
 from mcp_tornado.sessions import StoreError
 from mcp_tornado.settings import Settings, describe, load_settings
-from tests.documents import DEADLINE, REPOSITORY, Document, environment, free_ports, on_ports, started
+from tests.documents import DEADLINE, REPOSITORY, Document, environment, free_ports, started, with_ports
 from tests.javascript import tools as javascript
 
 DOCUMENT = Document((REPOSITORY / "docs" / "migrating.md").read_text())
@@ -46,17 +46,17 @@ LOW_LEVEL = DOCUMENT.section("### A low-level server and a session manager")
 FASTMCP = DOCUMENT.section("## From FastMCP")
 PERSIST = DOCUMENT.section("## From mcp-persist")
 
-AT_ONCE = "MCP_TORNADO_EVENTS__STREAM_AFTER_SECONDS=0.01"
-"""Has a call that takes a moment answered by a stream."""
-LATE = "MCP_TORNADO_EVENTS__STREAM_AFTER_SECONDS=60"
-"""Has a quick call answered with JSON, however slow the machine is."""
+STREAM_EARLY = "MCP_TORNADO_EVENTS__STREAM_AFTER_SECONDS=0.01"
+"""The server answers with a stream even if a call takes only a moment."""
+STREAM_LATE = "MCP_TORNADO_EVENTS__STREAM_AFTER_SECONDS=60"
+"""The server answers a quick call with JSON, even on a slow machine."""
 
 JSON = "application/json"
 EVENT_STREAM = "text/event-stream"
 HANDSHAKE = "2025-11-25"
 
 
-def test_every_example_is_looked_at_by_a_test() -> None:
+def test_document_has_exactly_the_examples_that_tests_use() -> None:
     assert [(language, text.splitlines()[0]) for language, text in DOCUMENT.blocks] == [
         ("sh", 'pip install "mcp-tornado[sqlite]"'),
         ("python", "# compare.py"),
@@ -89,15 +89,15 @@ def test_every_example_is_looked_at_by_a_test() -> None:
 
 
 class Server:
-    """A server in a directory of its own, which holds every file that the page shows.
+    """A server in a directory of its own, which contains every Python file that the page shows.
 
     Args:
-        command: As the page shows it; it runs on another port.
-        directory: Where it runs; made if it is not there.
-        port: Where it listens.
-        variables: Are set before the command: `NAME=value`.
-        settings: What is in settings.toml.
-        path: Where its endpoint is.
+        command: The command that the page shows; the port in it is replaced.
+        directory: The working directory; it is created if it does not exist.
+        port: The port to listen on.
+        variables: Environment variables for the command, as `NAME=value`.
+        settings: The text of `settings.toml`; `None` for no such file.
+        path: The path of the endpoint.
     """
 
     def __init__(
@@ -113,11 +113,11 @@ class Server:
         self.url = self.origin + path
         self.directory = directory
         directory.mkdir(exist_ok=True)
-        DOCUMENT.write_files(directory, {"8000": port})
+        DOCUMENT.write_python_files(directory, {"8000": port})
         if settings is not None:
             (directory / "settings.toml").write_text(settings)
         self.port = port
-        self._command = ["env", *variables, *shlex.split(on_ports(command, {"8000": port, "8001": port}))]
+        self._command = ["env", *variables, *shlex.split(with_ports(command, {"8000": port, "8001": port}))]
         self._stack = ExitStack()
 
     @property
@@ -131,29 +131,29 @@ class Server:
     def start(self) -> None:
         self._started = self._stack.enter_context(started(self._command, self.directory, self.port))
 
-    def wait_until_it_answers(self) -> None:
-        self._started.wait_until_it_answers()
+    def wait_until_ready(self) -> None:
+        self._started.wait_until_ready()
 
-    def end(self, number: int = signal.SIGTERM) -> int:
-        """End it with a signal, and return its exit status."""
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal, wait until the process ends, and return its exit status."""
         self._started.process.send_signal(number)
         status = self._started.process.wait(DEADLINE)
         self._stack.close()
         return status
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """Stop the process if it still runs."""
         self._stack.close()
 
 
 @contextmanager
 def running(*servers: Server) -> Generator[None]:
-    """Start servers, all at once."""
+    """Start servers at the same time, and stop them at the end."""
     try:
         for server in servers:
             server.start()
         for server in servers:
-            server.wait_until_it_answers()
+            server.wait_until_ready()
         yield
     finally:
         for server in servers:
@@ -161,32 +161,32 @@ def running(*servers: Server) -> Generator[None]:
 
 
 class Pair:
-    """An old server, and the one in its place."""
+    """An old server, and the mcp-tornado server that replaces it."""
 
     def __init__(self, old: Server, new: Server) -> None:
         self.old = old
         self.new = new
 
-    def clients(self) -> tuple[Wire, Wire]:
-        return Wire(self.old.url), Wire(self.new.url)
+    def clients(self) -> tuple[WireClient, WireClient]:
+        return WireClient(self.old.url), WireClient(self.new.url)
 
-    def start(self) -> None:
-        """Start what has ended."""
+    def restart(self) -> None:
+        """Start the servers that have ended."""
         ended = [server for server in (self.old, self.new) if server.has_ended]
         for server in ended:
             server.start()
         for server in ended:
-            server.wait_until_it_answers()
+            server.wait_until_ready()
 
 
-def sdk(directory: Path, old: int, new: int) -> Pair:
+def from_sdk(directory: Path, old: int, new: int) -> Pair:
     before, after = SDK.block("sh", "python shop.py"), SDK.block("sh", "serve shop.py:mcp --port 8000")
-    return Pair(Server(before, directory / "old", old), Server(after, directory / "new", new, AT_ONCE))
+    return Pair(Server(before, directory / "old", old), Server(after, directory / "new", new, STREAM_EARLY))
 
 
 def from_fastmcp(directory: Path, old: int, new: int) -> Pair:
     before, after = FASTMCP.block("sh", "python fast_shop.py").strip(), f"{commands(FASTMCP)[1]} --store sqlite:///s.db"
-    return Pair(Server(before, directory / "old", old), Server(after, directory / "new", new, LATE))
+    return Pair(Server(before, directory / "old", old), Server(after, directory / "new", new, STREAM_LATE))
 
 
 def from_mcp_persist(directory: Path, old: int, new: int) -> Pair:
@@ -194,7 +194,7 @@ def from_mcp_persist(directory: Path, old: int, new: int) -> Pair:
     settings = PERSIST.block("toml", "sqlite")
     return Pair(
         Server(before, directory / "old", old, path="/mcp/"),
-        Server(after, directory / "new", new, AT_ONCE, settings=settings),
+        Server(after, directory / "new", new, STREAM_EARLY, settings=settings),
     )
 
 
@@ -202,7 +202,9 @@ def commands(document: Document) -> list[str]:
     return [text.strip() for language, text in document.blocks if language == "sh"]
 
 
-@pytest.fixture(scope="module", params=[sdk, from_fastmcp, from_mcp_persist], ids=["sdk", "fastmcp", "mcp-persist"])
+@pytest.fixture(
+    scope="module", params=[from_sdk, from_fastmcp, from_mcp_persist], ids=["sdk", "fastmcp", "mcp-persist"]
+)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Generator[Pair]:
     pair = request.param(tmp_path_factory.mktemp("pair"), *free_ports(2))
     with running(pair.old, pair.new):
@@ -210,11 +212,11 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def only(*sources: Callable[..., Pair]) -> pytest.MarkDecorator:
-    """Run a test with the servers of these sources alone."""
+    """Run a test only with the servers of these sources."""
     return pytest.mark.parametrize("pair", sources, indirect=True, ids=lambda source: source.__name__)
 
 
-# ---------------------------------------------------------------- a client on the bare wire
+# ---------------------------------------------------------------- a plain HTTP client
 
 
 def send(method: str, url: str, message: Any = None, **headers: str) -> httpx.Response:
@@ -240,26 +242,26 @@ def media_type(response: httpx.Response) -> str:
 
 
 def frames(text: str) -> list[dict[str, str]]:
-    """Return server-sent events, as their fields."""
+    """Return the server-sent events in a text, each as a dict of its fields."""
     events = [[line.partition(":") for line in event.splitlines()] for event in re.split(r"\r?\n\r?\n", text.strip())]
     return [{name: value.strip() for name, _, value in event if name} for event in events]
 
 
 def answer(response: httpx.Response) -> Any:
-    """Return the message that ends a response, however it came."""
+    """Return the last message of a response, which is JSON or a stream."""
     if media_type(response) == EVENT_STREAM:
         return json.loads(frames(response.text)[-1]["data"])
     return response.json()
 
 
 def text_of(message: Any) -> str:
-    """Return what a tool said."""
+    """Return the text of a tool's result."""
     assert not message["result"].get("isError"), message
     return message["result"]["content"][0]["text"]
 
 
-class Wire:
-    """A client in a session of its own, if it is given one."""
+class WireClient:
+    """A client that sends plain HTTP requests, in a session of its own if the server creates sessions."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -282,8 +284,8 @@ class Wire:
 
 @contextmanager
 def calling(server: Server, seconds: float) -> Generator[httpx.Response]:
-    """Call a tool that takes so long; it runs once the response is there, which is not read yet."""
-    client = Wire(server.url)
+    """Call a tool that runs for `seconds`, and yield the response when its head has arrived and its body is unread."""
+    client = WireClient(server.url)
     with httpx.stream(
         "POST",
         client.url,
@@ -295,49 +297,49 @@ def calling(server: Server, seconds: float) -> Generator[httpx.Response]:
         yield response
 
 
-# ---------------------------------------------------------------- all three sources
+# ---------------------------------------------------------------- tests with all three sources
 
 
 def rows(document: Document) -> list[list[str]]:
-    """Return the cells of the rows of the last table."""
+    """Return the cells of the last table of a document, row by row, without its head."""
     table = document.text[document.text.rindex("|---") :].partition("\n\n")[0].splitlines()[1:]
     return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in table]
 
 
-def told(row: str) -> tuple[list[int], list[int]]:
-    """Return the numbers in a row of the table of what is different over HTTP: those of the old server, and ours."""
+def documented(row: str) -> tuple[list[int], list[int]]:
+    """Return the numbers in a row of the table of differences over HTTP: those of the old server, and ours."""
     (cells,) = [cells for cells in rows(HTTP) if cells[0] == row]
     old, new = [[int(number) for number in re.findall(r"-?\d+", cell)] for cell in cells[1:]]
     return old, new
 
 
-def test_tools_answer_alike(pair: Pair) -> None:
+def test_tools_answer_the_same(pair: Pair) -> None:
     old, new = pair.clients()
     assert answer(old.post(request("tools/list"))) == answer(new.post(request("tools/list")))
     for client in (old, new):
         assert client.tool("price", item="tea") == "3"
         assert client.tool("add", item="tea") == "tea"
         assert client.tool("add", item="milk") == "tea, milk"
-        assert Wire(client.url).tool("add", item="bread") == "bread"
+        assert WireClient(client.url).tool("add", item="bread") == "bread"
 
 
-def test_a_session_id_has_another_form(pair: Pair) -> None:
+def test_session_id_has_another_form(pair: Pair) -> None:
     old, new = pair.clients()
     assert re.fullmatch("[0-9a-f]+", old.session_id)
     assert re.fullmatch("[A-Za-z0-9_-]+", new.session_id)
-    assert ([len(old.session_id)], [len(new.session_id)]) == told("session id")
+    assert ([len(old.session_id)], [len(new.session_id)]) == documented("session id")
     assert old.post(request("ping")).headers["Mcp-Session-Id"] == old.session_id
     assert "Mcp-Session-Id" not in new.post(request("ping")).headers
 
 
-def test_the_key_that_a_tool_sees_opens_nothing(pair: Pair) -> None:
+def test_session_key_gives_no_access(pair: Pair) -> None:
     _, new = pair.clients()
     hashed = hashlib.sha256(new.session_id.encode()).digest()
     key = base64.urlsafe_b64encode(hashed).rstrip(b"=").decode()
     assert send("POST", new.url, request("ping"), Mcp_Session_Id=key).status_code == 404
 
 
-def test_who_has_no_session_is_told_so_alike_and_has_a_name_for_it(pair: Pair) -> None:
+def test_missing_session_has_the_same_status_and_a_symbolic_name(pair: Pair) -> None:
     statuses: tuple[list[int], list[int]] = ([], [])
     for headers, name in (({}, "SESSION_REQUIRED"), ({"Mcp_Session_Id": "0" * 32}, "SESSION_NOT_FOUND")):
         answers = [send("POST", server.url, request("ping"), **headers) for server in (pair.old, pair.new)]
@@ -347,37 +349,37 @@ def test_who_has_no_session_is_told_so_alike_and_has_a_name_for_it(pair: Pair) -
         assert old["code"] == new["code"] == -32600
         assert "data" not in old
         assert new["data"]["code"] == name
-    assert statuses == told("no session, unknown session")
+    assert statuses == documented("no session, unknown session")
 
 
-def test_what_is_malformed_is_refused_otherwise(pair: Pair) -> None:
+def test_malformed_request_gets_another_error(pair: Pair) -> None:
     old, new = pair.clients()
     refused = [client.post(request("ping"), Content_Type="text/plain") for client in (old, new)]
-    assert tuple([response.status_code] for response in refused) == told("a wrong `Content-Type`")
+    assert tuple([response.status_code] for response in refused) == documented("a wrong `Content-Type`")
     refused = [client.post({}) for client in (old, new)]
     codes = tuple([response.status_code, response.json()["error"]["code"]] for response in refused)
-    assert codes == told("JSON that is no JSON-RPC message")
+    assert codes == documented("JSON that is not a JSON-RPC message")
 
 
-def test_the_end_of_a_session_is_told_otherwise(pair: Pair) -> None:
+def test_delete_has_another_status(pair: Pair) -> None:
     old, new = pair.clients()
     ended = [send("DELETE", client.url, **client.headers) for client in (old, new)]
-    assert tuple([response.status_code] for response in ended) == told("DELETE")
+    assert tuple([response.status_code] for response in ended) == documented("DELETE")
     assert [client.post(request("ping")).status_code for client in (old, new)] == [404, 404]
 
 
-def test_a_slash_more_or_less_is_no_redirect(pair: Pair) -> None:
+def test_trailing_slash_is_not_redirected(pair: Pair) -> None:
     for server, status in ((pair.old, 307), (pair.new, 200)):
         other = server.url.removesuffix("/") if server.url.endswith("/") else f"{server.url}/"
         assert send("POST", other, INITIALIZE).status_code == status
 
 
-def test_browsers_are_answered(pair: Pair) -> None:
+def test_cors_preflight_is_answered(pair: Pair) -> None:
     headers = {"Origin": "http://localhost:3000", "Access_Control_Request_Method": "POST"}
     assert [send("OPTIONS", server.url, **headers).status_code for server in (pair.old, pair.new)] == [405, 204]
 
 
-def test_host_and_origin_are_checked_always(pair: Pair, request: pytest.FixtureRequest) -> None:
+def test_host_and_origin_are_always_checked(pair: Pair, request: pytest.FixtureRequest) -> None:
     checked = "sdk" in request.node.callspec.id
     for headers, status in (
         ({"Host": "mcp.example.com"}, 421),
@@ -400,15 +402,15 @@ def test_probes_and_metrics_are_new(pair: Pair) -> None:
 
 
 @only(from_fastmcp)
-def test_a_quick_answer_is_json(pair: Pair) -> None:
+def test_quick_answer_is_json(pair: Pair) -> None:
     old, new = pair.clients()
     for client, expected in ((old, EVENT_STREAM), (new, JSON)):
         assert media_type(client.opened) == expected
         assert media_type(client.post(call("price", item="tea"))) == expected
 
 
-@only(sdk, from_mcp_persist)
-def test_an_answer_that_takes_longer_is_a_stream(pair: Pair, request: pytest.FixtureRequest) -> None:
+@only(from_sdk, from_mcp_persist)
+def test_slow_answer_is_a_stream(pair: Pair, request: pytest.FixtureRequest) -> None:
     old, new = [client.post(call("deliver", seconds=0.1)) for client in pair.clients()]
     assert media_type(old) == media_type(new) == EVENT_STREAM
     first, *_, last = frames(new.text)
@@ -426,27 +428,27 @@ def test_an_answer_that_takes_longer_is_a_stream(pair: Pair, request: pytest.Fix
 
 
 @only(from_fastmcp)
-def test_what_fastmcp_keeps_outlives_the_process_on_a_durable_store(pair: Pair) -> None:
-    client = Wire(pair.new.url)
+def test_fastmcp_state_survives_a_kill_on_a_durable_store(pair: Pair) -> None:
+    client = WireClient(pair.new.url)
     assert client.tool("add", item="tea") == "tea"
-    pair.new.end(signal.SIGKILL)
-    pair.start()
+    pair.new.stop(signal.SIGKILL)
+    pair.restart()
     assert client.tool("add", item="milk") == "tea, milk"
 
 
 @only(from_mcp_persist)
-def test_sessions_outlive_the_process_on_either_but_dictionaries_do_not(pair: Pair) -> None:
+def test_sessions_survive_a_kill_and_dictionaries_do_not(pair: Pair) -> None:
     clients = pair.clients()
     assert [client.tool("add", item="tea") for client in clients] == ["tea", "tea"]
-    pair.old.end(signal.SIGKILL)
-    pair.new.end(signal.SIGKILL)
-    pair.start()
+    pair.old.stop(signal.SIGKILL)
+    pair.new.stop(signal.SIGKILL)
+    pair.restart()
     assert [client.tool("add", item="milk") for client in clients] == ["milk", "milk"]
 
 
 @only(from_mcp_persist)
 @pytest.mark.anyio
-async def test_a_file_of_mcp_persists_is_refused(pair: Pair) -> None:
+async def test_file_of_mcp_persist_is_refused(pair: Pair) -> None:
     app = create_app(MCPServer("shop"), sessions={"store": f"sqlite:///{pair.old.directory / 'events.db'}"})
     with pytest.raises(StoreError, match="the database of another application"):
         async with app.lifespan():
@@ -456,15 +458,15 @@ async def test_a_file_of_mcp_persists_is_refused(pair: Pair) -> None:
 # ---------------------------------------------------------------- the switch
 
 
-@only(sdk)
-def test_they_are_compared(pair: Pair) -> None:
+@only(from_sdk)
+def test_compare_script_prints_same_for_every_call(pair: Pair) -> None:
     lines = compared(pair.old, pair.new)
     assert len(lines) == 8
     assert [line for line in lines if not line.endswith(" same")] == []
 
 
 def compared(old: Server, new: Server) -> list[str]:
-    command = on_ports(TRY.block("sh", "compare.py"), {"8000": old.port, "8001": new.port})
+    command = with_ports(TRY.block("sh", "compare.py"), {"8000": old.port, "8001": new.port})
     ran = subprocess.run(
         shlex.split(command),
         cwd=old.directory,
@@ -478,18 +480,18 @@ def compared(old: Server, new: Server) -> list[str]:
     return ran.stdout.splitlines()
 
 
-def test_a_server_is_started_beside_the_old_one() -> None:
+def test_first_step_starts_the_new_server_on_another_port() -> None:
     install, serve = TRY.block("sh", "pip install").splitlines()
     assert install == 'pip install "mcp-tornado[sqlite]"'
     assert serve == f"{commands(SDK)[1].replace('8000', '8001')} --store sqlite:///sessions.db"
 
 
-@only(sdk)
+@only(from_sdk)
 @pytest.mark.anyio
 @pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprecationWarning")
-async def test_at_the_switch_sessions_end_and_clients_without_one_notice_nothing(pair: Pair, tmp_path: Path) -> None:
-    in_its_place = Server(commands(SDK)[1], tmp_path / "place", pair.old.port, AT_ONCE)
-    with typescript_clients(pair.old.url) as others:
+async def test_switch_ends_sessions_and_stateless_clients_continue(pair: Pair, tmp_path: Path) -> None:
+    replacement = Server(commands(SDK)[1], tmp_path / "place", pair.old.port, STREAM_EARLY)
+    with typescript_clients(pair.old.url) as typescript_calls:
         async with AsyncExitStack() as stack:
             stateless = await stack.enter_async_context(Client(pair.old.url))
             with_session = [
@@ -498,29 +500,31 @@ async def test_at_the_switch_sessions_end_and_clients_without_one_notice_nothing
             ]
             for client in (stateless, *with_session):
                 await client.call_tool("price", {"item": "tea"})
-            assert [other("before") for other in others] == ["before: 3"] * len(others)
+            assert [call_tool("before") for call_tool in typescript_calls] == ["before: 3"] * len(typescript_calls)
             with calling(pair.old, seconds=60) as response:
-                assert pair.old.end() == -signal.SIGTERM
-                with pytest.raises(httpx.RemoteProtocolError):  # it is cut
+                assert pair.old.stop() == -signal.SIGTERM
+                with pytest.raises(httpx.RemoteProtocolError):  # the stream is cut
                     response.read()
-            with running(in_its_place):
+            with running(replacement):
                 assert not (await stateless.call_tool("price", {"item": "tea"})).is_error
                 for client in with_session:
                     for _ in range(2):
                         with pytest.raises(MCPError, match="Session not found"):
                             await client.call_tool("price", {"item": "tea"})
-                assert [other("after").startswith("after failed:") for other in others] == [True] * len(others)
+                assert [call_tool("after").startswith("after failed:") for call_tool in typescript_calls] == [
+                    True
+                ] * len(typescript_calls)
                 async with Client(pair.old.url, mode="legacy") as anew:
                     assert not (await anew.call_tool("price", {"item": "tea"})).is_error
-                made_here = Wire(in_its_place.url)
-                with calling(in_its_place, seconds=0.5) as response:
-                    assert in_its_place.end() == 0
+                made_here = WireClient(replacement.url)
+                with calling(replacement, seconds=0.5) as response:
+                    assert replacement.stop() == 0
                     response.read()
                     assert text_of(answer(response)) == "delivered"
-    pair.start()
+    pair.restart()
     assert made_here.post(request("ping")).status_code == 404
-    assert Wire(pair.old.url).tool("price", item="tea") == "3"
-    if not others:
+    assert WireClient(pair.old.url).tool("price", item="tea") == "3"
+    if not typescript_calls:
         javascript.require()
 
 
@@ -547,14 +551,14 @@ for await (const word of createInterface({ input: process.stdin })) {
 }
 process.exit(0);
 """
-"""A client of the TypeScript SDK that calls a tool for each line it reads."""
+"""A program with a client of the TypeScript SDK: it calls a tool for each line that it reads."""
 
 
 @contextmanager
 def typescript_clients(url: str) -> Generator[list[Callable[[str], str]]]:
-    """Connect a client of each TypeScript SDK, which tells what comes of a call; none where they are not installed."""
+    """Connect one client of each TypeScript SDK, if they are installed; yield a function for each that calls a tool."""
     with ExitStack() as stack:
-        asked: list[Callable[[str], str]] = []
+        calls: list[Callable[[str], str]] = []
         for version in ("1", "2") if javascript.is_installed() else ():
             process = stack.enter_context(
                 subprocess.Popen(
@@ -566,11 +570,12 @@ def typescript_clients(url: str) -> Generator[list[Callable[[str], str]]]:
                 )
             )
             stack.callback(process.kill)
-            asked.append(partial(ask, process))
-        yield asked
+            calls.append(partial(call_tool_in, process))
+        yield calls
 
 
-def ask(process: subprocess.Popen[str], word: str) -> str:
+def call_tool_in(process: subprocess.Popen[str], word: str) -> str:
+    """Make the program call its tool once, and return the line that it prints."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(f"{word}\n")
@@ -578,7 +583,7 @@ def ask(process: subprocess.Popen[str], word: str) -> str:
     return process.stdout.readline().strip()
 
 
-# ---------------------------------------------------------------- one by one
+# ---------------------------------------------------------------- tests of single sections
 
 
 KEYED = """
@@ -596,13 +601,13 @@ async def ask_for_key(request, call_next):
 app.add_middleware(BaseHTTPMiddleware, dispatch=ask_for_key)
 uvicorn.run(app, port=8000)
 """
-"""The page's application, with a middleware around it."""
+"""The Starlette application of the page, with a middleware around it that asks for a key."""
 
 
-def test_what_is_mounted_in_starlette_becomes_an_application_or_a_process_of_its_own(tmp_path: Path) -> None:
+def test_server_mounted_in_starlette_becomes_a_tornado_application_or_a_process(tmp_path: Path) -> None:
     ports = free_ports(3)
     old = Server("python keyed.py", tmp_path / "old", ports[0], path="/tools/mcp")
-    (old.directory / "keyed.py").write_text(on_ports(KEYED, {"8000": ports[0]}))
+    (old.directory / "keyed.py").write_text(with_ports(KEYED, {"8000": ports[0]}))
     app = Server("python shop_app.py", tmp_path / "app", ports[1], path="/tools/mcp")
     command, settings = MOUNTED.block("sh", "/tools/mcp"), TRY.block("toml", "allowed_hosts")
     beside = Server(command, tmp_path / "beside", ports[2], settings=settings, path="/tools/mcp")
@@ -612,7 +617,7 @@ def test_what_is_mounted_in_starlette_becomes_an_application_or_a_process_of_its
             assert send("GET", f"{server.origin}/tools/health", **headers).text == "fine"
             assert send("POST", server.url, INITIALIZE, **headers).status_code == 200
         assert send("POST", old.url, INITIALIZE).status_code == 401
-        assert send("POST", beside.url, INITIALIZE).status_code == 200, "nothing asks for the key any more"
+        assert send("POST", beside.url, INITIALIZE).status_code == 200, "the key is no longer checked"
         assert send("POST", beside.url, INITIALIZE, Host="localhost").status_code == 421
         by_name = {"Host": "mcp.example.com", "Origin": "https://app.example.com", "X_Forwarded_For": "203.0.113.9"}
         answered = send("POST", beside.url, INITIALIZE, **by_name)
@@ -622,19 +627,19 @@ def test_what_is_mounted_in_starlette_becomes_an_application_or_a_process_of_its
         assert "203.0.113.9" in [line.get("client") for line in lines]
         assert [line["path"] for line in lines if line["event"] == "route.unserved"] == ["/health"]
         with calling(app, seconds=1) as response:
-            assert app.end() == 0
+            assert app.stop() == 0
             response.read()
             assert text_of(answer(response)) == "delivered"
 
 
-def test_a_low_level_server_needs_no_session_manager(tmp_path: Path) -> None:
+def test_low_level_server_needs_no_session_manager(tmp_path: Path) -> None:
     ports = free_ports(2)
     old = Server("python prices_app.py", tmp_path / "old", ports[0], path="/mcp/")
     command, settings = LOW_LEVEL.block("sh", "prices.py"), LOW_LEVEL.block("toml", "max_sessions")
     new = Server(command, tmp_path / "new", ports[1], settings=settings)
     with running(old, new):
         for server, with_port in ((old, 421), (new, 200)):
-            client = Wire(server.url)
+            client = WireClient(server.url)
             assert client.tool("price", item="tea") == "3"
             assert media_type(client.opened) == JSON
             answered = client.post(call("price", item="tea"), Accept=JSON)
@@ -650,13 +655,13 @@ def test_a_low_level_server_needs_no_session_manager(tmp_path: Path) -> None:
 def test_http_app_without_sessions_becomes_three_settings(tmp_path: Path) -> None:
     ports = free_ports(2)
     old = Server("python fast_app.py", tmp_path / "old", ports[0], path="/shop/mcp")
-    # FastMCP's variables for its HTTP server have no effect.
+    # FastMCP's variables for its HTTP server must have no effect.
     variables = ("FASTMCP_PORT=1", "FASTMCP_STREAMABLE_HTTP_PATH=/nowhere", "FASTMCP_STATELESS_HTTP=false")
     settings = FASTMCP.block("toml", 'mode = "off"')
     new = Server(commands(FASTMCP)[2], tmp_path / "new", ports[1], *variables, settings=settings, path="/shop/mcp")
     with running(old, new):
         for server in (old, new):
-            client = Wire(server.url)
+            client = WireClient(server.url)
             assert "Mcp-Session-Id" not in client.opened.headers
             assert client.tool("price", item="tea") == "3"
             answered = client.post(call("price", item="tea"), Accept=JSON)
@@ -664,17 +669,17 @@ def test_http_app_without_sessions_becomes_three_settings(tmp_path: Path) -> Non
         assert send("GET", new.url, Accept=EVENT_STREAM).status_code == 405
 
 
-@only(sdk)
+@only(from_sdk)
 @pytest.mark.anyio
 async def test_state_moves_from_a_dictionary_into_the_session(pair: Pair, tmp_path: Path) -> None:
     server = Server("mcp-tornado serve cart.py:mcp --port 8000", tmp_path / "cart", free_ports(1)[0])
     with running(server):
-        client = Wire(server.url)
+        client = WireClient(server.url)
         assert client.tool("add", item="tea") == "tea"
         assert client.tool("add", item="milk") == "tea, milk"
         assert [line for line in compared(pair.old, server) if "new:" in line]
-        for one in (pair.old, pair.new, server):
-            async with Client(one.url) as stateless:
+        for each in (pair.old, pair.new, server):
+            async with Client(each.url) as stateless:
                 assert (await stateless.call_tool("add", {"item": "tea"})).is_error, "there is no session"
     with pytest.raises(state.NoSession):
         state.current()
@@ -692,7 +697,7 @@ def parameters(*functions: Callable[..., Any]) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("distribution", "document", "there"),
+    ("distribution", "document", "existing"),
     [
         (
             "mcp",
@@ -707,28 +712,28 @@ def parameters(*functions: Callable[..., Any]) -> set[str]:
         ("mcp-persist", PERSIST, parameters(mcp_persist.with_persistence)),
     ],
 )
-def test_the_tables_name_every_option(distribution: str, document: Document, there: set[str]) -> None:
+def test_tables_name_every_option(distribution: str, document: Document, existing: set[str]) -> None:
     named = options(document)
-    assert named <= there
-    # A release with one more option does not make the page wrong: it says with which it was tried.
+    assert named <= existing
+    # The page names the release that it was tried with. A later release may have more options.
     if f"{distribution} {version(distribution)}" in DOCUMENT.text.replace("\n", " "):
-        assert named == there
+        assert named == existing
 
 
-def test_the_settings_exist_and_have_the_defaults_that_are_told(tmp_path: Path) -> None:
+def test_settings_exist_with_the_documented_defaults(tmp_path: Path) -> None:
     real = {key: value for key, value, _ in describe(load_settings(directory=tmp_path))}
     named = set(re.findall(r"`((?:server|sessions|events|log|metrics)\.(?!db\b)\w+)", DOCUMENT.text))
     assert len(named) > 20
     assert named <= real.keys()
-    defaults = re.findall(r"`([a-z]+\.\w+)`,\s(\d+(?:\.\d+)?)", DOCUMENT.text)
+    defaults = re.findall(r"`([a-z]+\.\w+)`\s\(default\s(\d+(?:\.\d+)?)\)", DOCUMENT.text)
     assert len(defaults) > 5
     for key, value in defaults:
         assert real[key] == float(value), key
 
 
-def test_the_defaults_of_the_sdk_are_what_is_told() -> None:
-    assert told("idle sessions end after")[0] == [DEFAULT_SESSION_IDLE_TIMEOUT]
-    assert told("open sessions, at most")[0] == [DEFAULT_MAX_SESSIONS]
+def test_sdk_defaults_are_documented_correctly() -> None:
+    assert documented("idle sessions end after")[0] == [DEFAULT_SESSION_IDLE_TIMEOUT]
+    assert documented("the most sessions at once")[0] == [DEFAULT_MAX_SESSIONS]
     assert Settings().server.max_body_bytes == DEFAULT_MAX_REQUEST_BODY_SIZE
     assert fastmcp.settings.http_session_idle_timeout == "auto"
     server = MCPServer("shop")
@@ -736,7 +741,7 @@ def test_the_defaults_of_the_sdk_are_what_is_told() -> None:
     assert server.session_manager.security_settings is None
 
 
-def test_every_link_leads_somewhere() -> None:
+def test_every_link_leads_to_a_file_and_heading() -> None:
     links = re.findall(r"\]\(([^)]+)\)", DOCUMENT.text)
     assert links
     for link in links:

@@ -1,4 +1,4 @@
-"""What the README shows is what happens: its examples are run as they stand, on another port."""
+"""The README is true: its examples are run unchanged, on another port, and its tables are compared with the code."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ from tests.documents import DEADLINE, REPOSITORY, Document, environment, free_po
 DOCUMENT = Document((REPOSITORY / "README.md").read_text())
 README, BLOCKS, block = DOCUMENT.text, DOCUMENT.blocks, DOCUMENT.block
 
+DOCUMENTS = sorted({*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("plugins/**/README.md")})
+"""All documents that users read."""
+
+_PACKAGE_INDEX = re.compile(r"https?://(?:[\w-]+\.)*(?:pypi\.org|pythonhosted\.org|npmjs\.com)\b\S*")
+
 
 @pytest.fixture
 def port() -> int:
@@ -30,12 +35,12 @@ def port() -> int:
 
 @pytest.fixture
 def directory(tmp_path: Path, port: int) -> Path:
-    """A directory with every file that the README shows."""
-    DOCUMENT.write_files(tmp_path, {"8000": port})
+    """A directory with every Python file that the README shows."""
+    DOCUMENT.write_python_files(tmp_path, {"8000": port})
     return tmp_path
 
 
-def test_a_server_of_ones_own_is_served_and_called_with_the_sdks_client(directory: Path, port: int) -> None:
+def test_example_server_is_called_with_the_sdk_client(directory: Path, port: int) -> None:
     command = shlex.split(block("sh", "serve weather.py:server --port").replace("8000", str(port)))
     with serving(command, directory, port):
         called = subprocess.run(
@@ -50,7 +55,7 @@ def test_a_server_of_ones_own_is_served_and_called_with_the_sdks_client(director
     assert called.stdout == "Sunny in Oslo\n", called.stderr
 
 
-def test_a_call_is_sent_received_and_aborted_with_curl(directory: Path, port: int) -> None:
+def test_curl_example_sends_receives_and_aborts_a_call(directory: Path, port: int) -> None:
     script = "set -euo pipefail\n" + block("sh", "URL=").replace("8000", str(port))
     with serving(["mcp-tornado", "serve", "--port", str(port)], directory, port):
         ran = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=DEADLINE, check=False)
@@ -67,7 +72,7 @@ def test_a_call_is_sent_received_and_aborted_with_curl(directory: Path, port: in
     assert '{"accepted":2}{"aborted":2}{"key":"' in ran.stdout
 
 
-def test_a_session_outlives_the_process_on_a_durable_store(directory: Path, port: int) -> None:
+def test_session_survives_a_kill_on_a_durable_store(directory: Path, port: int) -> None:
     install, serve = block("sh", "--store sqlite").splitlines()
     assert install == 'pip install "mcp-tornado[sqlite]"'
     command = [*shlex.split(serve), "--port", str(port)]
@@ -79,12 +84,12 @@ def test_a_session_outlives_the_process_on_a_durable_store(directory: Path, port
         assert httpx.get(f"{origin}/mcp/session", headers=headers).json() == shown.json()
 
 
-def test_the_table_names_the_stores_that_there_are() -> None:
+def test_store_table_names_every_shipped_store() -> None:
     schemes = re.findall(r"`([a-z+]+)://[^`]*`", README[README.index("| store | URL |") :].partition("\n\n")[0])
     assert set(schemes) == {store.scheme for store in installed_stores()}
 
 
-def test_the_settings_of_a_store_are_taken_and_its_password_is_masked(tmp_path: Path) -> None:
+def test_store_settings_apply_and_the_password_is_masked(tmp_path: Path) -> None:
     for name in ("settings.toml", ".secrets.toml"):
         text = next(text for _, text in BLOCKS if text.startswith(f"# {name}") and "sessions]" in text)
         (tmp_path / name).write_text(text)
@@ -94,14 +99,14 @@ def test_the_settings_of_a_store_are_taken_and_its_password_is_masked(tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["embedded.py", "existing.py"])
-def test_it_runs_inside_a_tornado_application(directory: Path, port: int, name: str) -> None:
+def test_tornado_examples_serve_sessions(directory: Path, port: int, name: str) -> None:
     with serving([sys.executable, name], directory, port) as origin:
         session_id = httpx.post(f"{origin}/mcp/session").headers["Mcp-Session-Id"]
         shown = httpx.get(f"{origin}/mcp/session", headers={"Mcp-Session-Id": session_id})
         assert shown.json()["protocolVersion"] == "2025-11-25"
 
 
-def test_a_handler_of_ones_own_is_protected(directory: Path, port: int) -> None:
+def test_embedded_handler_requires_a_session(directory: Path, port: int) -> None:
     with serving([sys.executable, "embedded.py"], directory, port) as origin:
         refused = httpx.post(f"{origin}/upload", content=b"12345")
         assert (refused.status_code, refused.json()["error"]["data"]["code"]) == (400, "SESSION_REQUIRED")
@@ -110,7 +115,7 @@ def test_a_handler_of_ones_own_is_protected(directory: Path, port: int) -> None:
         assert httpx.post(f"{origin}/upload", content=b"12345", headers=headers).json() == {"bytes": 5, "of": "me"}
 
 
-def test_the_settings_for_a_network_are_taken(tmp_path: Path) -> None:
+def test_network_settings_apply(tmp_path: Path) -> None:
     text = block("toml", "allowed_hosts")
     assert tomllib.loads(text)
     (tmp_path / "settings.toml").write_text(text)
@@ -119,22 +124,22 @@ def test_the_settings_for_a_network_are_taken(tmp_path: Path) -> None:
     assert settings.server.host == "0.0.0.0"
 
 
-def test_the_table_names_every_setting_with_its_default(tmp_path: Path) -> None:
+def test_settings_table_names_every_setting_with_its_default(tmp_path: Path) -> None:
     rows = re.findall(r"^\| (`[^|]+) \| ([^|]+) \|", README, re.MULTILINE)
-    told: dict[str, str] = {}
+    documented: dict[str, str] = {}
     for names, defaults in rows:
         keys = re.findall(r"`([^`]+)`", names)
         values = re.findall(r"`([^`]+)`", defaults) or [defaults.strip()] * len(keys)
-        told |= dict(zip(keys, values, strict=True))
+        documented |= dict(zip(keys, values, strict=True))
     real = {key: value for key, value, _ in describe(load_settings(directory=tmp_path))}
-    assert told.keys() == real.keys()
+    assert documented.keys() == real.keys()
     for key, value in real.items():
-        if told[key] != "loopback names":
+        if documented[key] != "loopback names":
             shown = str(value).lower() if isinstance(value, bool) else str(value)
-            assert told[key] == shown, key
+            assert documented[key] == shown, key
 
 
-def test_the_command_that_shows_the_settings_works(tmp_path: Path) -> None:
+def test_config_command_shows_a_setting_and_its_source(tmp_path: Path) -> None:
     command = block("sh", "mcp-tornado config")
     shown = subprocess.run(
         ["bash", "-c", command], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True
@@ -143,7 +148,7 @@ def test_the_command_that_shows_the_settings_works(tmp_path: Path) -> None:
     assert line.split() == ["sessions.idle_timeout_seconds", "600", "MCP_TORNADO_SESSIONS__IDLE_TIMEOUT_SECONDS"]
 
 
-def test_a_tool_keeps_state_in_the_session_and_behind_a_handle(directory: Path, port: int) -> None:
+def test_state_example_keeps_state_in_the_session_and_behind_a_handle(directory: Path, port: int) -> None:
     with serving(["mcp-tornado", "serve", "shop.py:server", "--port", str(port)], directory, port) as origin:
         headers = {"Mcp-Session-Id": httpx.post(f"{origin}/mcp/session").headers["Mcp-Session-Id"]}
         headers["Accept"] = "application/json, text/event-stream"
@@ -161,7 +166,7 @@ def test_a_tool_keeps_state_in_the_session_and_behind_a_handle(directory: Path, 
         assert "no state with this handle" in call("note", handle="nonsense", item="bread")
 
 
-def test_a_fastmcp_server_keeps_what_it_keeps_for_a_client_when_the_process_ends(directory: Path, port: int) -> None:
+def test_fastmcp_example_keeps_client_data_across_a_restart(directory: Path, port: int) -> None:
     serve = block("sh", "serve basket.py:server")
     command = [*shlex.split(serve), "--port", str(port), "--store", "sqlite:///baskets.db"]
     headers = {"Accept": "application/json, text/event-stream"}
@@ -187,7 +192,7 @@ def test_a_fastmcp_server_keeps_what_it_keeps_for_a_client_when_the_process_ends
         assert shown == {"quiet", "create_session", "end_session"}
 
 
-def test_what_has_changed_reaches_a_session(directory: Path, port: int) -> None:
+def test_published_change_reaches_a_session(directory: Path, port: int) -> None:
     command = [*shlex.split(block("sh", "serve menu.py:server")), "--port", str(port)]
     with serving(command, directory, port) as origin:
         headers = {"Mcp-Session-Id": httpx.post(f"{origin}/mcp/session").headers["Mcp-Session-Id"]}
@@ -197,3 +202,15 @@ def test_what_has_changed_reaches_a_session(directory: Path, port: int) -> None:
         headers["Accept"] = "application/json, text/event-stream"
         message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
         assert "dish_of_the_day" in httpx.post(f"{origin}/mcp", json=message, headers=headers, timeout=DEADLINE).text
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_document_links_to_no_package_index(document: Path) -> None:
+    assert _PACKAGE_INDEX.findall(document.read_text()) == []
+
+
+def test_links_inside_the_readme_lead_to_headings() -> None:
+    anchors = re.findall(r"\]\(#([^)]+)\)", README)
+    headings = re.findall(r"^#{2,} (.*)$", README, re.MULTILINE)
+    assert anchors
+    assert set(anchors) <= {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}

@@ -1,1 +1,1 @@
-"""The processes that share a store: which of them live, and the messages that they send each other."""
+"""The processes that share a store: which of them are alive, and the messages that they send to each other."""

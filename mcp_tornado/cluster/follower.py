@@ -1,4 +1,8 @@
-"""Following the log of a process, or of all processes, message by message."""
+"""Follow the log of one process, or of all processes, message by message.
+
+The follower reads the log to its end, waits for new events, and reads again. The log in the store is the truth and a
+wake-up is a hint: the follower reads after every wait, so a lost wake-up delays a message but never loses it.
+"""
 
 from __future__ import annotations
 
@@ -13,94 +17,96 @@ from mcp_tornado.sessions import ErrorCode, EventLog, SessionError
 _log = get_logger(__name__)
 
 _WAIT_SECONDS: Final = 5.0
-"""After so long without anything new, at the latest, it is checked that the log is still the one that was read."""
-_RETRY_SECONDS: Final = (0.1, 2.0)
-"""The first and the longest pause while the store is away."""
-_REMEMBERED: Final = 4096
-"""How many messages are known again when they are read once more."""
+"""Longest wait for new events. After it, the follower checks that the log was not replaced by a new one."""
+_FIRST_RETRY_SECONDS: Final = 0.1
+"""Pause after the first failed read. Each further failure doubles the pause."""
+_MAX_RETRY_SECONDS: Final = 2.0
+"""Longest pause between two attempts to read while the store is unavailable."""
+_MAX_SEEN_IDS: Final = 4096
+"""Number of message ids that the follower remembers, to recognize a message that it reads again."""
 
-Take = Callable[[Mapping[str, Any]], Awaitable[None]]
+HandleMessage = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 
 class LogFollower:
-    """Hands on each message of a log once, in order, from now on, across outages of the store.
+    """Passes each message of a log to a handler once, in order, also across outages of the store.
 
-    Messages carry an `id` of their own. The numbers of the log do not tell what was read already: they begin anew
-    where the log was removed (after this process was taken for dead) or the store has lost it.
+    Each message has an `id` of its own. Event ids do not tell which messages were read already: their numbers start
+    again when the log was removed (because other processes took this process for dead) or when the store lost it.
 
     Args:
-        log: The log.
-        key: Whose log: that of a process (`@…`).
-        take: Is awaited for each message; what it raises is logged.
+        log: The event log.
+        key: The key of the log to follow: the mailbox of a process, or a log that all processes share (`@…`).
+        handle: Awaited for each message. If it raises, the error is logged and the message is not passed again.
     """
 
-    def __init__(self, log: EventLog, key: str, take: Take) -> None:
+    def __init__(self, log: EventLog, key: str, handle: HandleMessage) -> None:
         self._log = log
         self._key = key
-        self._take = take
-        self._after: str | None = None
-        self._seen: OrderedDict[str, None] = OrderedDict()
+        self._handle = handle
+        self._last_read_id: str | None = None
+        self._seen_ids: OrderedDict[str, None] = OrderedDict()
 
-    async def skip(self) -> None:
-        """Pass over what is in the log already.
+    async def seek_to_end(self) -> None:
+        """Skip the messages that are in the log now.
 
         Raises:
             SessionError: `STORE_UNAVAILABLE`.
         """
-        while events := await self._log.read(self._key, self._after):
+        while events := await self._log.read(self._key, self._last_read_id):
             for event in events:
-                self._after = event.id
-                self._is_new(event.message)
+                self._last_read_id = event.id
+                self._remember(event.message)
 
     async def follow(self) -> None:
-        """Follow until cancelled."""
-        shortest, longest = _RETRY_SECONDS
-        pause = shortest
+        """Follow the log until cancelled."""
+        pause = _FIRST_RETRY_SECONDS
         while True:
             try:
                 if not await self._read():
-                    await self._check()
-                await self._log.wait(self._key, self._after, _WAIT_SECONDS)
-                pause = shortest
-            except Exception:  # the guard of the store has logged it
+                    await self._read_replaced_log()
+                await self._log.wait(self._key, self._last_read_id, _WAIT_SECONDS)
+                pause = _FIRST_RETRY_SECONDS
+            except Exception:  # the store guard has logged the error
                 await asyncio.sleep(pause)
-                pause = min(2 * pause, longest)
-                self.rewind()
+                pause = min(2 * pause, _MAX_RETRY_SECONDS)
+                self.seek_to_start()
 
-    def rewind(self) -> None:
-        """Read the log from its beginning at the next turn; what was handed on is not handed on again."""
-        self._after = None
+    def seek_to_start(self) -> None:
+        """Read the log from its beginning next time. Messages that were passed already are not passed again."""
+        self._last_read_id = None
 
     async def _read(self) -> bool:
-        """Hand on what is new; say whether there was anything."""
-        before = self._after
-        while events := await self._log.read(self._key, self._after):
+        """Pass the new messages to the handler. Return whether there were new events."""
+        start = self._last_read_id
+        while events := await self._log.read(self._key, self._last_read_id):
             for event in events:
-                self._after = event.id
-                if event.message is not None and self._is_new(event.message):
-                    await self._hand_on(event.message)
-        return self._after != before
+                self._last_read_id = event.id
+                if event.message is not None and self._remember(event.message):
+                    await self._call_handler(event.message)
+        return self._last_read_id != start
 
-    async def _hand_on(self, message: Mapping[str, Any]) -> None:
+    async def _call_handler(self, message: Mapping[str, Any]) -> None:
         try:
-            await self._take(message)
+            await self._handle(message)
         except Exception as error:
             if isinstance(error, SessionError) and error.code is ErrorCode.STORE_UNAVAILABLE:
                 raise
             _log.exception("mail.failed", kind=message.get("kind"))
 
-    async def _check(self) -> None:
-        """Read from the beginning where that is something that was never read: the log is another one."""
+    async def _read_replaced_log(self) -> None:
+        """Read the log from its beginning if its oldest message was never read: then it is a new log."""
         oldest = await self._log.read(self._key, None, limit=1)
-        if oldest and oldest[0].message is not None and oldest[0].message.get("id") not in self._seen:
-            self.rewind()
+        if oldest and oldest[0].message is not None and oldest[0].message.get("id") not in self._seen_ids:
+            self.seek_to_start()
             await self._read()
 
-    def _is_new(self, message: Mapping[str, Any] | None) -> bool:
+    def _remember(self, message: Mapping[str, Any] | None) -> bool:
+        """Remember a message by its id. Return whether it was not known before."""
         message_id = str((message or {}).get("id"))
-        if message_id in self._seen:
+        if message_id in self._seen_ids:
             return False
-        self._seen[message_id] = None
-        while len(self._seen) > _REMEMBERED:
-            self._seen.popitem(last=False)
+        self._seen_ids[message_id] = None
+        while len(self._seen_ids) > _MAX_SEEN_IDS:
+            self._seen_ids.popitem(last=False)
         return True

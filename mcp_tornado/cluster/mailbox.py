@@ -1,4 +1,17 @@
-"""What processes tell each other, through the store: to one of them, or to all."""
+"""Messages between the processes that share a store: from one process to another, or to all.
+
+Each process has a mailbox, which is the log `@<process>` in the store. All processes also follow one broadcast log. To
+send a message, a process appends it to one of these logs. The receiver follows the log and calls the handler of the
+message's kind. All processes read the broadcast log in the same order.
+
+The bounds of a log may evict a message before the receiver has read it. A sender that must know asks for an
+acknowledgement, a message of kind `receipt`:
+
+- `deliver` sends the message again every 2 seconds until the receiver acknowledges it or is dead.
+- `ask` broadcasts a question and waits until one process acknowledges it.
+
+A message that is sent again has a new id, so a receiver may handle it twice. Handlers must allow for that.
+"""
 
 from __future__ import annotations
 
@@ -8,93 +21,109 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final
 
 from mcp_tornado.cluster.follower import LogFollower
-from mcp_tornado.cluster.membership import Membership, mailbox_of
+from mcp_tornado.cluster.membership import Membership, mailbox_key
 from mcp_tornado.log import get_logger
 from mcp_tornado.sessions import EventLog, SessionError
 
 _log = get_logger(__name__)
 
 BROADCAST_LOG: Final = "@everybody"
-"""The log that all processes follow."""
-RECEIPT: Final = "receipt"
-"""The kind of mail that says that other mail has come."""
+"""The key of the log that all processes follow."""
+ACKNOWLEDGEMENT: Final = "receipt"
+"""The kind of message that acknowledges another message."""
 
 _STREAM: Final = "mail"
-_AGAIN_SECONDS: Final = 2.0
-"""After so long without a receipt mail is sent again: the bounds of a mailbox may have evicted it unread."""
+_RESEND_SECONDS: Final = 2.0
+"""How long `deliver` waits for an acknowledgement before it sends the message again."""
 
-Content = Mapping[str, Any]
-Handler = Callable[[Content], Awaitable[bool]]
-"""Takes mail of one kind; says whether there was somebody for it here, which a receipt then tells the sender."""
+Payload = Mapping[str, Any]
+"""The JSON members of a message that its kind needs. A handler also gets those of the envelope; see `Mailbox`."""
+MessageHandler = Callable[[Payload], Awaitable[bool]]
+"""Handles a message of one kind. Returns whether the message concerned this process: then it is acknowledged, if the
+sender asked for that."""
 
 
 class Mailbox:
-    """This process's mail.
+    """Sends the messages of this process, and handles those that it receives.
 
-    Mail is a JSON object: `id`, `kind`, `from` (the process that sent it), `receipt` (the name of the receipt that is
-    wanted, or null) and what the kind needs. Mail of a kind that a process does not know, from a newer version, is
-    passed over.
+    A message is a JSON object with the members of its payload and of an envelope: `id`, `kind`, `from` (the process
+    that sent it) and `receipt` (the name of the acknowledgement that the sender asks for, or null). A process ignores
+    messages of a kind that it does not know, which a newer version may send.
 
     Args:
-        log: The log.
-        membership: The processes.
+        log: The event log.
+        membership: The processes that share the store.
     """
 
     def __init__(self, log: EventLog, membership: Membership) -> None:
         self._log = log
         self._membership = membership
         self._numbers = itertools.count(1)
-        self._handlers: dict[str, Handler] = {}
-        self._own_handlers: dict[str, Callable[[Content], None]] = {}
-        self._receipts: dict[str, asyncio.Future[None]] = {}
+        self._handlers: dict[str, MessageHandler] = {}
+        self._own_broadcast_handlers: dict[str, Callable[[Payload], None]] = {}
+        self._acknowledgements: dict[str, asyncio.Future[None]] = {}
+        """The acknowledgements that this process waits for, by name."""
         self._followers: Final = [
-            LogFollower(log, key, self._take) for key in (mailbox_of(membership.name), BROADCAST_LOG)
+            LogFollower(log, key, self._handle) for key in (mailbox_key(membership.name), BROADCAST_LOG)
         ]
         self._tasks: set[asyncio.Task[None]] = set()
-        self.register(RECEIPT, self._note_receipt)
+        self.register(ACKNOWLEDGEMENT, self._handle_acknowledgement)
 
-    def register(self, kind: str, handler: Handler) -> None:
-        """Say who takes mail of a kind."""
+    def register(self, kind: str, handler: MessageHandler) -> None:
+        """Register the handler for messages of a kind that other processes send."""
         self._handlers[kind] = handler
 
-    def register_own(self, kind: str, handler: Callable[[Content], None]) -> None:
-        """Say who hears that mail of a kind which we sent to all has come to its place among that of others."""
-        self._own_handlers[kind] = handler
+    def register_own_broadcast(self, kind: str, handler: Callable[[Payload], None]) -> None:
+        """Register a handler that is called when this process reads its own broadcast of a kind in the log.
+
+        The call shows the place of that broadcast among the broadcasts of other processes. All processes see the same
+        order.
+        """
+        self._own_broadcast_handlers[kind] = handler
 
     async def start(self) -> None:
-        """Take what is sent from now on.
+        """Handle the messages that are sent from now on.
 
         Raises:
             SessionError: `STORE_UNAVAILABLE`.
         """
         for follower in self._followers:
-            await follower.skip()
+            await follower.seek_to_end()
             self._spawn(follower.follow())
 
     async def stop(self) -> None:
-        """Take and send nothing more."""
+        """Stop handling and sending messages."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def rewind(self) -> None:
-        """Look again for mail that was missed while this process was taken for dead."""
-        for follower in self._followers:
-            follower.rewind()
+    def reread(self) -> None:
+        """Read the logs from their beginning again, for messages that this process missed while it seemed dead.
 
-    async def send(self, process: str, kind: str, content: Content, receipt: str | None = None) -> None:
-        """Send mail to one process, without caring whether it comes.
+        Messages that were handled already are not handled again.
+        """
+        for follower in self._followers:
+            follower.seek_to_start()
+
+    async def send(self, process: str, kind: str, payload: Payload, acknowledgement: str | None = None) -> None:
+        """Send a message to one process, without a guarantee that the process handles it.
+
+        Args:
+            process: The receiver. If there is no such process, nothing is sent.
+            kind: The kind of the message.
+            payload: What the kind needs.
+            acknowledgement: The name of the acknowledgement that the receiver is to send; `None` for none.
 
         Raises:
             SessionError: `STORE_UNAVAILABLE`.
         """
         if await self._membership.has_mailbox(process):
-            await self._post(mailbox_of(process), kind, content, receipt)
+            await self._append(mailbox_key(process), kind, payload, acknowledgement)
 
-    async def deliver(self, process: str, kind: str, content: Content) -> None:
-        """Send mail to one process, and see to it in the background that it has it, as long as it lives.
+    async def deliver(self, process: str, kind: str, payload: Payload) -> None:
+        """Send a message to one process, and send it again in the background until the process acknowledges it.
 
-        Returns once the mail is in the store.
+        Returns as soon as the message is in the store. Sending ends when the receiver is dead.
 
         Raises:
             SessionError: `STORE_UNAVAILABLE`.
@@ -102,88 +131,90 @@ class Mailbox:
         if not await self._membership.has_mailbox(process):
             _log.debug("mail.undeliverable", process=process, kind=kind)
             return
-        receipt, received = self._expect_receipt()
+        name, acknowledged = self._expect_acknowledgement()
         try:
-            await self._post(mailbox_of(process), kind, content, receipt)
+            await self._append(mailbox_key(process), kind, payload, name)
         except BaseException:
-            del self._receipts[receipt]
+            del self._acknowledgements[name]
             raise
-        self._spawn(self._see_to(process, kind, content, receipt, received))
+        self._spawn(self._resend_until_acknowledged(process, kind, payload, name, acknowledged))
 
-    async def broadcast(self, kind: str, content: Content) -> bool:
-        """Tell all other processes something, if there are any; say whether there are.
+    async def broadcast(self, kind: str, payload: Payload) -> bool:
+        """Send a message to all other processes. Return whether there are other processes.
 
         Raises:
             SessionError: `STORE_UNAVAILABLE`.
         """
         others = await self._membership.others()
         if others:
-            await self._post(BROADCAST_LOG, kind, content)
+            await self._append(BROADCAST_LOG, kind, payload)
         return bool(others)
 
-    async def ask(self, kind: str, content: Content, timeout: float) -> bool:
-        """Ask all other processes for the one that it concerns; say whether one answered within `timeout` seconds.
+    async def ask(self, kind: str, payload: Payload, timeout: float) -> bool:
+        """Send a question to all other processes. Return whether one of them acknowledged it within `timeout` seconds.
+
+        A process acknowledges the question if it concerns that process.
 
         Raises:
             SessionError: `STORE_UNAVAILABLE`.
         """
         if not await self._membership.others():
             return False
-        receipt, received = self._expect_receipt()
+        name, acknowledged = self._expect_acknowledgement()
         try:
-            await self._post(BROADCAST_LOG, kind, content, receipt)
+            await self._append(BROADCAST_LOG, kind, payload, name)
             async with asyncio.timeout(timeout):
-                await received
+                await acknowledged
         except TimeoutError:
             return False
         finally:
-            del self._receipts[receipt]
+            del self._acknowledgements[name]
         return True
 
-    def _expect_receipt(self) -> tuple[str, asyncio.Future[None]]:
-        """Return the name of a new receipt, and what is done once it has come."""
-        receipt = f"{self._membership.name}.{next(self._numbers)}"
-        received = self._receipts[receipt] = asyncio.get_running_loop().create_future()
-        return receipt, received
+    def _expect_acknowledgement(self) -> tuple[str, asyncio.Future[None]]:
+        """Return a new name for an acknowledgement, and a future that is done when it arrives."""
+        name = f"{self._membership.name}.{next(self._numbers)}"
+        acknowledged = self._acknowledgements[name] = asyncio.get_running_loop().create_future()
+        return name, acknowledged
 
-    async def _post(self, key: str, kind: str, content: Content, receipt: str | None = None) -> None:
+    async def _append(self, key: str, kind: str, payload: Payload, acknowledgement: str | None = None) -> None:
         sender = self._membership.name
-        envelope = {"id": f"{sender}.{next(self._numbers)}", "kind": kind, "from": sender, "receipt": receipt}
-        await self._log.append(key, _STREAM, {**content, **envelope})
+        envelope = {"id": f"{sender}.{next(self._numbers)}", "kind": kind, "from": sender, "receipt": acknowledgement}
+        await self._log.append(key, _STREAM, {**payload, **envelope})
 
-    async def _see_to(
-        self, process: str, kind: str, content: Content, receipt: str, received: asyncio.Future[None]
+    async def _resend_until_acknowledged(
+        self, process: str, kind: str, payload: Payload, name: str, acknowledged: asyncio.Future[None]
     ) -> None:
         try:
             while True:
-                done, _ = await asyncio.wait([received], timeout=_AGAIN_SECONDS)
+                done, _ = await asyncio.wait([acknowledged], timeout=_RESEND_SECONDS)
                 if done:
                     return
                 try:
                     if await self._membership.is_dead(process):
-                        return  # it is in the mailbox, should the process only have been stopped
-                    await self.send(process, kind, content, receipt)
+                        return  # the message stays in the mailbox, in case the process was only stopped
+                    await self.send(process, kind, payload, name)
                 except SessionError:
-                    continue  # the store is away: at the next turn
+                    continue  # the store is unavailable: try again after the next wait
         finally:
-            del self._receipts[receipt]
+            del self._acknowledgements[name]
 
-    async def _take(self, content: Content) -> None:
-        sender, kind = str(content.get("from")), str(content.get("kind"))
+    async def _handle(self, message: Payload) -> None:
+        sender, kind = str(message.get("from")), str(message.get("kind"))
         if sender == self._membership.name:
-            if kind in self._own_handlers:
-                self._own_handlers[kind](content)
+            if kind in self._own_broadcast_handlers:
+                self._own_broadcast_handlers[kind](message)
             return
         handler = self._handlers.get(kind)
         if handler is None:
             return
-        if await handler(content) and content.get("receipt") is not None:
-            await self.send(sender, RECEIPT, {"of": content["receipt"]})
+        if await handler(message) and message.get("receipt") is not None:
+            await self.send(sender, ACKNOWLEDGEMENT, {"of": message["receipt"]})
 
-    async def _note_receipt(self, content: Content) -> bool:
-        received = self._receipts.get(str(content.get("of")))
-        if received is not None and not received.done():
-            received.set_result(None)
+    async def _handle_acknowledgement(self, message: Payload) -> bool:
+        acknowledged = self._acknowledgements.get(str(message.get("of")))
+        if acknowledged is not None and not acknowledged.done():
+            acknowledged.set_result(None)
         return False
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

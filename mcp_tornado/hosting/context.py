@@ -1,4 +1,4 @@
-"""What a running handler belongs to: its session, or none, and the sessions of the application that runs it."""
+"""The request context: the session, or the HTTP request, that a running handler belongs to."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from mcp_tornado.sessions import ClientInfo, Session, SessionManager
 
 @dataclass(slots=True, eq=False)
 class RequestContext:
-    """What one message's handler belongs to."""
+    """What the handler of one message belongs to."""
 
     manager: SessionManager
     loop: asyncio.AbstractEventLoop
-    """The event loop that the handler's message came in on."""
+    """The event loop that received the message."""
     session: Session | None
-    """The session as the handler knows it by now, `None` for a message that stands alone."""
+    """The session, as recent as this request has seen it; `None` for a message without a session."""
     inbound: InboundRequest | None
-    """The HTTP request of a message that stands alone."""
-    kept: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
-    """What the server's framework keeps for this message alone, by whose it says that it is: each has the form of
-    `Session.server_state`."""
+    """The HTTP request of a message without a session; `None` for a message of a session."""
+    transient_state: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    """State that the server's framework keeps for this message only, by the owner that the framework names. Each value
+    has the form of `Session.server_state`."""
+    found_records: set[str] = field(default_factory=set[str])
+    """The keys of the named records that this request has found. If such a record ends meanwhile, the request must not
+    create it again."""
 
-    found: set[str] = field(default_factory=set[str])
-    """What outlives messages and was found for this one, by its key: if it ends meanwhile, it is not to come back."""
-
-    def saw(self, session: Session) -> None:
-        """Note what a session is now, where it is this one; of two who read at once, the older answer may come last."""
+    def note_session(self, session: Session) -> None:
+        """Keep a newer version of the session. Reads can complete out of order: an older version is ignored."""
         known = self.session
         if known is not None and known.key == session.key and known.revision <= session.revision:
             self.session = session
 
     @property
     def principal(self) -> str | None:
-        """Who authenticated; `None` where nobody did."""
+        """The authenticated principal; `None` if the request is not authenticated."""
         return self.session.principal if self.session is not None else None
 
     def client(self) -> ClientInfo:
@@ -55,23 +55,24 @@ _current: Final[ContextVar[RequestContext | None]] = ContextVar("mcp_tornado_req
 
 
 def current_context() -> RequestContext | None:
-    """Return what the running handler belongs to, `None` outside of any handler.
+    """Return the context of the running handler; `None` outside of a handler.
 
-    Tasks and threads that a handler starts belong to the same, as far as they get a copy of its context.
+    The tasks and threads that a handler starts have the same context if they run in a copy of its `contextvars`.
     """
     return _current.get()
 
 
 def session_context(manager: SessionManager, session: Session) -> AbstractContextManager[RequestContext]:
-    """Surround what handles a message of a session, or what creates the task that does.
+    """Enter the context of a message of a session.
 
-    A task gets a copy of the context in which it is created.
+    Enter it around the handler, or around the creation of the task that runs the handler: a task copies the context in
+    which it is created.
     """
     return _entered(RequestContext(manager, asyncio.get_running_loop(), session, None))
 
 
 def sessionless_context(manager: SessionManager, inbound: InboundRequest) -> AbstractContextManager[RequestContext]:
-    """Surround what handles a message that stands alone; see `session_context`."""
+    """Enter the context of a message without a session; see `session_context`."""
     return _entered(RequestContext(manager, asyncio.get_running_loop(), None, inbound))
 
 

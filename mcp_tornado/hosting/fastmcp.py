@@ -1,4 +1,4 @@
-"""FastMCP's servers, as far as they differ from the SDK's. FastMCP is never imported unless the user has done so."""
+"""FastMCP servers, as far as they differ from the SDK's. This package imports FastMCP only if the user has done so."""
 
 from __future__ import annotations
 
@@ -23,49 +23,51 @@ _TRANSPORT: Final = "streamable-http"
 
 
 def is_fastmcp(candidate: object) -> TypeGuard[FastMCP[Any]]:
-    """Say whether an object is a FastMCP server."""
+    """Return whether an object is a FastMCP server."""
     module = sys.modules.get("fastmcp.server.server")
     return module is not None and isinstance(candidate, module.FastMCP)
 
 
 def low_level_server(server: FastMCP[Any]) -> Server[Any]:
-    """Return the SDK's server inside of a FastMCP server, having it see each message as one that came by HTTP to us.
+    """Return the SDK's server inside a FastMCP server, prepared for HTTP requests and for stored sessions.
 
-    What the FastMCP server keeps for clients is kept with our sessions from now on. Its lifespan is FastMCP's own, with
-    those of the servers mounted in it.
+    From now on FastMCP sees each message as one that arrived over HTTP, and keeps its state for clients in the stored
+    sessions. The server's lifespan is FastMCP's own, including the lifespans of the servers mounted in it.
     """
-    # FastMCP has no public way to it.
+    # FastMCP has no public way to reach it.
     low_level: Server[Any] = server._mcp_server  # pyright: ignore[reportPrivateUsage]
-    if not any(isinstance(middleware, _CameByHTTP) for middleware in low_level.middleware):
-        low_level.middleware.insert(0, _CameByHTTP(server))
-    keep_state_with_sessions(server)  # now too: a lifespan may call a server, which then makes a store of its own
+    if not any(isinstance(middleware, _HTTPTransportMiddleware) for middleware in low_level.middleware):
+        low_level.middleware.insert(0, _HTTPTransportMiddleware(server))
+    # Before the first message: a lifespan may call the server, which would then create a store of its own.
+    store_state_in_sessions(server)
     return low_level
 
 
 def custom_routes(server: FastMCP[Any]) -> tuple[str, ...]:
-    """Return the paths of the routes that a FastMCP server, or one mounted in it, adds to its own HTTP app."""
+    """Return the paths of the routes that a FastMCP server, or a server mounted in it, adds to its HTTP application."""
     routes = server._get_additional_http_routes()  # pyright: ignore[reportPrivateUsage]
     return tuple(getattr(route, "path", str(route)) for route in routes)
 
 
-def keep_state_with_sessions(server: FastMCP[Any], path: str = "") -> None:
-    """Let a server, and those mounted in it by now, keep what it keeps for clients with our sessions.
+def store_state_in_sessions(server: FastMCP[Any], path: str = "") -> None:
+    """Make a server, and the servers that are mounted in it now, keep their state for clients in the stored sessions.
 
-    A server that was given a store by its author keeps that.
+    A server whose author has passed a store keeps using that store.
 
     Args:
         server: The server.
-        path: Where it is mounted, in every process the same: the name of each server on the way to it. Servers without
-            a name of their author's, and those of one name, are told apart by the order in which they were mounted.
+        path: The position at which the server is mounted: the names of the servers on the path to it. It is the same in
+            every process. Servers without a name of their own, and servers with equal names, are numbered in the order
+            in which they were mounted.
     """
-    # FastMCP takes a store when a server is made, and makes one itself where it first needs it.
+    # FastMCP accepts a store in the constructor; without one it creates its own when it first needs it.
     if server._state_storage is None:  # pyright: ignore[reportPrivateUsage]
         server._state_storage = FastMCPState(path)  # pyright: ignore[reportPrivateUsage]
     times: Counter[str] = Counter()
     for mounted in _mounted(server.providers):
         name = "" if _has_generated_name(mounted) else quote(mounted.name, safe="")
         times[name] += 1
-        keep_state_with_sessions(mounted, f"{path}/{name}#{times[name]}")
+        store_state_in_sessions(mounted, f"{path}/{name}#{times[name]}")
 
 
 def _mounted(providers: Iterable[Provider]) -> Iterator[FastMCP[Any]]:
@@ -85,13 +87,13 @@ def _has_generated_name(server: FastMCP[Any]) -> bool:
     return re.fullmatch(rf"{type(server).__name__}-[0-9a-f]{{4}}", server.name) is not None
 
 
-class _CameByHTTP:
-    """Tells FastMCP of each message, requests of the journal too, that it came by HTTP, and in which request.
+class _HTTPTransportMiddleware:
+    """Declares each message, including repeated journal entries, as one of the HTTP transport, with its HTTP request.
 
-    FastMCP learns that from its own HTTP app. Without it, it takes all requests of the stateless era for those of
-    one and the same client, as on stdio, and what one client changes reaches the others.
+    FastMCP's own HTTP application does the same. Without it FastMCP treats all requests of the stateless era as
+    requests of one client, as on stdio, and a change by one client would affect the others.
 
-    It is a middleware of the SDK's, and the outermost.
+    This is the outermost middleware of the SDK server.
     """
 
     def __init__(self, server: FastMCP[Any]) -> None:
@@ -102,7 +104,7 @@ class _CameByHTTP:
         from fastmcp.server.context import reset_transport, set_transport
         from fastmcp.server.http import set_http_request
 
-        keep_state_with_sessions(self._server)  # with each message: servers can be mounted at any time
+        store_state_in_sessions(self._server)  # for each message: a server can be mounted at any time
         token = set_transport(_TRANSPORT)
         try:
             with set_http_request(ctx.request) if ctx.request is not None else nullcontext():

@@ -1,14 +1,15 @@
-"""What FastMCP's servers keep for their clients, kept with our sessions: the same in every process.
+"""The state that FastMCP servers keep for their clients, stored in the sessions: the same in every process.
 
-A FastMCP server keeps it in a key-value store, whose keys say whose a value is:
+A FastMCP server keeps this state in a key-value store. The form of a key says who owns the value:
 
-    <session>:<name>       `ctx.set_state`, and which components `ctx.enable_components` and its like show. The session
-                           is ours, and keeps the value to its end; or one that FastMCP has made up for a request that
-                           stands alone, and the value ends with the request.
-    session:<user>:<id>    a session of FastMCP's `SessionProvider`, or a user's, which outlive requests: the value is
-    user:<user>:<name>     kept like the state behind a handle.
+    <session>:<name>       `ctx.set_state`, and the visibility rules of `ctx.enable_components` and similar methods. If
+                           <session> is a stored session, the value lives as long as the session. Otherwise FastMCP has
+                           invented the name for a request without a session, and the value ends with the request.
+    session:<user>:<id>    A session of FastMCP's `SessionProvider`. It outlives requests: the value is stored like the
+                           state behind a handle.
+    user:<user>:<name>     State of a user. Stored in the same way.
 
-So nothing that one client keeps is ever found by another.
+Thus a client never finds a value of another client.
 """
 
 from __future__ import annotations
@@ -24,115 +25,119 @@ from mcp_tornado.sessions.named import delete_named, find_named, put_named, upda
 
 _OUTLIVING: Final = frozenset({"session", "user"})
 _RULES: Final = "_visibility_rules"
-"""Which components a client is shown: read, many times, by whatever is listed or called."""
+"""The name of the rules that say which components a client sees. Every listing and every call reads them often."""
 
 Value = dict[str, Any]
 
 
 class FastMCPState:
-    """The `session_state_store` of a FastMCP server: what the `AsyncKeyValue` of the package `key_value` asks for.
+    """The `session_state_store` of a FastMCP server: an `AsyncKeyValue` of the package `key_value`.
 
-    Values live as long as what they belong to. FastMCP asks for a day: a client that has been here for longer keeps
-    what it has.
+    A value lives as long as its owner. FastMCP asks for a lifetime of one day; that is ignored, so a client that stays
+    longer keeps its state.
 
-    What is kept outside of our requests, where the same server is used in the same process in another way, stays in
-    the memory of the process, as without us.
+    If the same server object is also used outside of a request of mcp-tornado, that state stays in the memory of the
+    process, as FastMCP does by itself.
 
     Args:
-        server: The server's name among those that are served together, in every process the same.
+        server: The server's name among the servers that are served together; the same in every process.
     """
 
     def __init__(self, server: str) -> None:
         self._server = server
 
     async def get(self, key: str, *, collection: str | None = None) -> Value | None:
-        """Return the newest value, a copy; `None` where there is none.
+        """Return a copy of the newest value; `None` if there is none.
 
-        The rules of visibility are those that the request has seen so far.
+        The visibility rules are an exception: they are read from the session as this request has last seen it.
 
         Raises:
             SessionError: The session has ended; `STORE_UNAVAILABLE`.
         """
-        here = current_context()
-        if here is None:
+        context = current_context()
+        if context is None:
             return await self._memory.get(key, collection=collection)
         owner, _, name = key.partition(":")
         if owner in _OUTLIVING:
-            record = await find_named(here.manager, self._record(key))
+            record = await find_named(context.manager, self._record(key))
             if record is None:
                 return None
-            here.found.add(key)
+            context.found_records.add(key)
             return dict(record.state)
-        session = _session_of(owner, here)
+        session = _session_of(owner, context)
         if session is None:
-            return copy.deepcopy(self._values(here.kept.get(owner, {})).get(name))
+            return copy.deepcopy(self._values(context.transient_state.get(owner, {})).get(name))
         if name != _RULES:
-            session = await _newest(owner, here)
+            session = await _newest(owner, context)
         return copy.deepcopy(self._values(session.server_state).get(name))
 
     async def put(
         self, key: str, value: Mapping[str, Any], *, collection: str | None = None, ttl: SupportsFloat | None = None
     ) -> None:
-        """Keep a value; what is kept under other keys meanwhile is not lost.
+        """Store a value. Values that other requests store under other keys at the same time are not lost.
 
-        A session of FastMCP's that this request has found and that another one has ended is not brought back.
+        If this request has found a session of FastMCP's and another request has ended it, it is not created again.
 
         Raises:
-            StateTooLarge: It would be more than `sessions.max_state_bytes`.
-            SessionError: The session has ended; there are too many; `STORE_UNAVAILABLE`.
+            StateTooLarge: The state would be larger than `sessions.max_state_bytes`.
+            SessionError: The session has ended; the limit of sessions is reached; `STORE_UNAVAILABLE`.
         """
-        here = current_context()
-        if here is None:
+        context = current_context()
+        if context is None:
             await self._memory.put(key, value, collection=collection, ttl=ttl)
             return
         owner, _, name = key.partition(":")
         change = partial(self._put, name, dict(value))
         if owner in _OUTLIVING:
             record = self._record(key)
-            if key in here.found:
-                await update_named(here.manager, record, dict(value))
+            if key in context.found_records:
+                await update_named(context.manager, record, dict(value))
             else:
-                await put_named(here.manager, record, dict(value), client=here.client(), principal=here.principal)
-                here.found.add(key)
-        elif _session_of(owner, here) is not None:
-            here.saw(await here.manager.update_server_state(owner, change))
+                await put_named(
+                    context.manager, record, dict(value), client=context.client(), principal=context.principal
+                )
+                context.found_records.add(key)
+        elif _session_of(owner, context) is not None:
+            context.note_session(await context.manager.update_server_state(owner, change))
         else:
-            state = copy.deepcopy(here.kept.get(owner, {}))
+            state = copy.deepcopy(context.transient_state.get(owner, {}))
             change(state)
-            here.kept[owner] = here.manager.checked_state(state)
+            context.transient_state[owner] = context.manager.checked_state(state)
 
     async def delete(self, key: str, *, collection: str | None = None) -> bool:
-        """Remove a value; say whether there was one.
+        """Remove a value; return whether there was one.
 
         Raises:
             SessionError: The session has ended; `STORE_UNAVAILABLE`.
         """
-        here = current_context()
-        if here is None:
+        context = current_context()
+        if context is None:
             return await self._memory.delete(key, collection=collection)
         owner, _, name = key.partition(":")
         if owner in _OUTLIVING:
-            here.found.discard(key)
-            return await delete_named(here.manager, self._record(key))
-        if _session_of(owner, here) is None:
-            return self._values(here.kept.get(owner, {})).pop(name, None) is not None
-        if name not in self._values((await _newest(owner, here)).server_state):
+            context.found_records.discard(key)
+            return await delete_named(context.manager, self._record(key))
+        if _session_of(owner, context) is None:
+            return self._values(context.transient_state.get(owner, {})).pop(name, None) is not None
+        if name not in self._values((await _newest(owner, context)).server_state):
             return False
-        here.saw(await here.manager.update_server_state(owner, lambda state: self._values(state).pop(name, None)))
+        context.note_session(
+            await context.manager.update_server_state(owner, lambda state: self._values(state).pop(name, None))
+        )
         return True
 
     async def ttl(self, key: str, *, collection: str | None = None) -> tuple[Value | None, float | None]:
-        """Return a value, and `None`: it ends with what it belongs to."""
+        """Return a value, and `None` as its lifetime: it ends with its owner."""
         return await self.get(key, collection=collection), None
 
     async def get_many(self, keys: Sequence[str], *, collection: str | None = None) -> list[Value | None]:
-        """Do what `get` does, for several keys."""
+        """Do the same as `get` for several keys."""
         return [await self.get(key, collection=collection) for key in keys]
 
     async def ttl_many(
         self, keys: Sequence[str], *, collection: str | None = None
     ) -> list[tuple[Value | None, float | None]]:
-        """Do what `ttl` does, for several keys."""
+        """Do the same as `ttl` for several keys."""
         return [await self.ttl(key, collection=collection) for key in keys]
 
     async def put_many(
@@ -143,12 +148,12 @@ class FastMCPState:
         collection: str | None = None,
         ttl: SupportsFloat | None = None,
     ) -> None:
-        """Do what `put` does, for several keys."""
+        """Do the same as `put` for several keys."""
         for key, value in zip(keys, values, strict=True):
             await self.put(key, value, collection=collection, ttl=ttl)
 
     async def delete_many(self, keys: Sequence[str], *, collection: str | None = None) -> int:
-        """Do what `delete` does, for several keys; say how many there were."""
+        """Do the same as `delete` for several keys; return how many values there were."""
         return sum([await self.delete(key, collection=collection) for key in keys])
 
     @cached_property
@@ -170,25 +175,26 @@ class FastMCPState:
         values[name] = value
 
 
-def _session_of(owner: str, here: RequestContext) -> Session | None:
-    return here.session if here.session is not None and here.session.key == owner else None
+def _session_of(owner: str, context: RequestContext) -> Session | None:
+    return context.session if context.session is not None and context.session.key == owner else None
 
 
-async def _newest(key: str, here: RequestContext) -> Session:
-    session = await here.manager.find(key)
+async def _newest(key: str, context: RequestContext) -> Session:
+    session = await context.manager.find(key)
     if session is None:
         raise SessionError(ErrorCode.SESSION_NOT_FOUND, reason="ended")
-    here.saw(session)
+    context.note_session(session)
     return session
 
 
-def _with_new_rule(kept: list[Value], rules: list[Value]) -> list[Value]:
-    """Return the rules that are to be kept from now on.
+def _with_new_rule(stored: list[Value], rules: list[Value]) -> list[Value]:
+    """Return the stored rules with the new rule added.
 
-    FastMCP adds one rule, the last, to those that it has read; or it wants to have none any more. By now others may
-    have added theirs. The last rule about the same components is the one that counts.
+    FastMCP passes the rules that it has read, followed by one new rule; or no rules, to remove them all. Other requests
+    may have added rules meanwhile, which must not be lost. Of several rules for the same components the last one
+    counts.
     """
     if not rules:
         return []
     new = rules[-1]
-    return [rule for rule in kept if {**rule, "enabled": None} != {**new, "enabled": None}] + [new]
+    return [rule for rule in stored if {**rule, "enabled": None} != {**new, "enabled": None}] + [new]

@@ -1,4 +1,4 @@
-"""From the object that a user wrote to the SDK server that is served."""
+"""Finding the SDK server inside the object that the user wrote."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class HostedServer:
 
     server: Server[Any]
     unserved_routes: tuple[str, ...] = ()
-    """Paths of custom Starlette routes: they belong to the server's own HTTP app, which is not run."""
+    """The paths of the server's custom Starlette routes. They belong to its own HTTP application, which is not run."""
 
 
 def host(candidate: object) -> HostedServer:
-    """Return the low-level server of an SDK `MCPServer` or of a FastMCP server, or a low-level `Server` itself.
+    """Return the low-level server of an SDK `MCPServer` or of a FastMCP server; a low-level `Server` is its own.
 
     Raises:
-        NotServable: The object is something else, or asks for authentication, which is not served yet: it must
-            never run open.
+        NotServable: The object is something else; or it asks for authentication, which is not supported yet. Such a
+            server is refused, because it must never be served without its authentication.
     """
     if isinstance(candidate, Server):
         return HostedServer(candidate)  # pyright: ignore[reportUnknownArgumentType]
@@ -60,16 +60,18 @@ def host(candidate: object) -> HostedServer:
 
 def _asks_for_authentication(name: str) -> NotServable:
     return NotServable(
-        f"the server {name!r} asks for authentication (auth, token_verifier), which mcp-tornado does not have yet; "
-        "it is not served rather than served open. Remove auth from the server, or authenticate in front of it"
+        f"the server {name!r} asks for authentication (auth, token_verifier), which mcp-tornado does not support yet. "
+        "The server is refused, because it would be served without authentication. Remove auth from the server, or "
+        "authenticate in a proxy in front of it"
     )
 
 
 @contextmanager
 def without_idle_tracing(server: Server[Any]) -> Generator[None]:
-    """Leave the SDK's tracing middleware out, where no OpenTelemetry SDK is set up that would get its spans.
+    """Remove the SDK's tracing middleware while no OpenTelemetry SDK is configured that would receive its spans.
 
-    It costs every call something even then. `Server.middleware` is where the SDK has one opt out of it.
+    The middleware costs time in every call, also without a receiver. The SDK documents `Server.middleware` as the place
+    to opt out. On exit the middleware is restored.
     """
     if not isinstance(get_tracer_provider(), ProxyTracerProvider):
         yield

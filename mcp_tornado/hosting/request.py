@@ -1,4 +1,4 @@
-"""The HTTP request behind a message, as the hosted server is shown it."""
+"""The HTTP request behind a message, and the form in which the hosted server sees it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ SESSION_HEADER: Final = "mcp-session-id"
 
 
 class HeaderSource(Protocol):
-    """Where headers come from: Tornado's `HTTPHeaders`, for one."""
+    """The headers of a request, such as Tornado's `HTTPHeaders`."""
 
     def get_all(self) -> Iterable[tuple[str, str]]:
-        """Return names and values, in whatever case."""
+        """Return pairs of name and value. Names may have any case."""
         ...
 
 
@@ -33,19 +33,18 @@ class InboundRequest:
 
     @property
     def headers(self) -> list[tuple[str, str]]:
-        """The headers, names in lower case; a name may come several times."""
+        """The headers, with names in lower case. A name can occur several times."""
         return [(name.lower(), value) for name, value in self.raw_headers.get_all()]
 
-    def shown(self, session_key: str | None) -> StarletteRequest:
-        """Return the request as tools see it, where the SDK has it: a Starlette request.
+    def to_starlette(self, session_key: str | None) -> StarletteRequest:
+        """Return the request as the SDK shows it to tools: a Starlette request.
 
-        The session's id never reaches a tool: its header holds the key, and is left out where there is no
-        session.
+        A tool never sees the session id. The header holds the session key instead; it is absent if the key is `None`.
         """
-        return _ShownRequest(self, session_key)
+        return _LazyStarletteRequest(self, session_key)
 
     def to_scope(self, session_key: str | None) -> dict[str, Any]:
-        """Return the ASGI scope of the request that tools see."""
+        """Return the ASGI scope of the request that tools see; see `to_starlette`."""
         headers: list[tuple[bytes, bytes]] = []
         for name, value in self.headers:
             if name == SESSION_HEADER:
@@ -69,15 +68,15 @@ class InboundRequest:
         }
 
 
-class _ShownRequest(StarletteRequest):
-    """A Starlette request that is only made up once a tool looks at it; most never do."""
+class _LazyStarletteRequest(StarletteRequest):
+    """A Starlette request that builds its scope at the first access. Most tools never read the request."""
 
     def __init__(self, inbound: InboundRequest, session_key: str | None) -> None:
         self._inbound = inbound
         self._session_key = session_key
 
     def __getattr__(self, name: str) -> Any:
-        # Only called for what is not there: at first, all that Starlette's own __init__ sets.
+        # Python calls this only for a missing attribute. At first, all attributes of Starlette's __init__ are missing.
         if "scope" in self.__dict__ or name.startswith("__"):
             raise AttributeError(name)
         super().__init__(self._inbound.to_scope(self._session_key))
@@ -85,16 +84,16 @@ class _ShownRequest(StarletteRequest):
 
 
 class LazyHeaders(Mapping[str, str]):
-    """The headers of a shown request, by name in any case, made up once they are looked at."""
+    """The headers of a Starlette request, by name in any case. They are read from the request at the first access."""
 
-    def __init__(self, shown: StarletteRequest) -> None:
-        self._shown = shown
+    def __init__(self, http_request: StarletteRequest) -> None:
+        self._http_request = http_request
 
     def __getitem__(self, name: str) -> str:
-        return self._shown.headers[name]
+        return self._http_request.headers[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._shown.headers)
+        return iter(self._http_request.headers)
 
     def __len__(self) -> int:
-        return len(self._shown.headers)
+        return len(self._http_request.headers)

@@ -1,7 +1,7 @@
-"""`requestState` (MCP 2026-07-28, multi-round requests): any process opens what any other has sealed.
+"""`requestState` (MCP 2026-07-28, multi-round requests), sealed with keys that every process has.
 
-A server of the SDK, or of FastMCP, that was given no keys seals it with one that ends with the process: the next round
-is refused where it arrives at another process, or after a restart.
+A server of the SDK or of FastMCP that was given no keys seals `requestState` with a key of its own process. The next
+round is then refused if it arrives at another process or after a restart. This module gives all processes the same key.
 """
 
 from __future__ import annotations
@@ -28,96 +28,96 @@ from mcp_tornado.sessions.guard import STORE_TIMEOUT_SECONDS
 _log = get_logger(__name__)
 
 KEPT_KEY: Final = "@request-state-keys"
-"""The log in which the key is kept that was made here. Its newest event, which is always kept, holds it."""
+"""The log that stores the generated key. Its newest event, which is never evicted, holds the key."""
 
 _STREAM: Final = "keys"
 _KEY_BYTES: Final = 32
-_MAKING: Final = "request-state-keys"
-"""The lease of the process that makes the key."""
-_MAKING_SECONDS: Final = 4 * STORE_TIMEOUT_SECONDS
-"""Longer than its holder can take to look, and to store what it made."""
-_AGAIN_SECONDS: Final = 0.05
-"""How often it is looked whether another process has made the key."""
-_LOOK_SECONDS: Final = 600.0
-"""How often it is looked which key the store has. Where it lost the key, and a process that started since made another,
-the processes disagree until then. By default what was sealed is good for as long."""
+_GENERATION_LEASE: Final = "request-state-keys"
+"""The lease of the process that generates the key."""
+_GENERATION_LEASE_SECONDS: Final = 4 * STORE_TIMEOUT_SECONDS
+"""Longer than the holder can need to read the store and to write the key."""
+_POLL_SECONDS: Final = 0.05
+"""Interval between two reads while another process generates the key."""
+_REFRESH_SECONDS: Final = 600.0
+"""Interval between two reads of the stored key. If the store has lost the key and a process that started later has
+generated another, the processes disagree for up to this time. By default a sealed state is valid for as long."""
 
 
 class SharedKeys:
-    """The keys that all processes have.
+    """The sealing keys that all processes share.
 
     Args:
-        log: Where the key is kept, if none are given.
+        log: Stores the generated key if no keys are configured.
         process: The name of this process.
-        given: The keys, each of at least 32 bytes: the first one seals, all open. Empty: one key is made for all
-            processes, once.
+        configured: The keys, each of at least 32 bytes. The first key seals; every key opens. If empty, one key is
+            generated once for all processes.
     """
 
-    def __init__(self, log: EventLog, process: str, given: Sequence[str]) -> None:
+    def __init__(self, log: EventLog, process: str, configured: Sequence[str]) -> None:
         self._log = log
         self._process = process
-        self._are_given = bool(given)
-        self._keys = tuple(given)
+        self._are_configured = bool(configured)
+        self._keys = tuple(configured)
         self._codec: AESGCMRequestStateCodec
 
     async def start(self) -> None:
-        """Have the keys.
+        """Load the keys, or generate the key if the store has none.
 
         Raises:
             SessionError: `STORE_UNAVAILABLE`.
         """
-        if not self._are_given:
+        if not self._are_configured:
             self._keys = (await self._agree_on(secrets.token_urlsafe(_KEY_BYTES)),)
         self._codec = AESGCMRequestStateCodec(self._keys)
 
-    async def keep(self) -> None:
-        """See to it until cancelled that the key stays the one of all processes, and stays in the store."""
-        while not self._are_given:
-            await asyncio.sleep(_LOOK_SECONDS)
+    async def run(self) -> None:
+        """Refresh the key at intervals until cancelled, so that all processes keep the same key."""
+        while not self._are_configured:
+            await asyncio.sleep(_REFRESH_SECONDS)
             try:
-                await self.look()
+                await self.refresh()
             except SessionError:
-                continue  # the store is away: at the next turn
+                continue  # the store is unavailable; the next turn tries again
             except Exception:
                 _log.exception("request_state.look_failed")
 
-    async def look(self) -> None:
-        """Take the key that is in the store now, or put ours there again where the store has lost it.
+    async def refresh(self) -> None:
+        """Use the stored key from now on; if the store has lost it, store the key of this process again.
 
         Raises:
             SessionError: `STORE_UNAVAILABLE`.
         """
         key = await self._agree_on(self._keys[0])
         if key != self._keys[0]:
-            hint = "the store had lost it; what was sealed with the former key is still opened here"
+            hint = "the store had lost the key; this process still opens states that the former key has sealed"
             _log.warning("request_state.key_changed", hint=hint)
             self._keys = (key, *(former for former in self._keys if former != key))
             self._codec = AESGCMRequestStateCodec(self._keys)
-        # A store removes the log of a process some time after its last event, though not before a day has passed.
+        # A store removes such a log some time after its last event, but not before a day has passed.
         await self._put(key)
 
     def seal(self, payload: bytes) -> str:
-        """Seal with the first key."""
+        """Seal a payload with the first key."""
         return self._codec.seal(payload)
 
     def unseal(self, token: str) -> bytes:
-        """Open what any of the keys has sealed.
+        """Open a token that any of the keys has sealed.
 
         Raises:
-            InvalidRequestState: None of them has.
+            InvalidRequestState: None of the keys opens the token.
         """
         return self._codec.unseal(token)
 
-    async def _agree_on(self, ours: str) -> str:
-        """Return the key that is in the store; where there is none, ours is, from now on."""
+    async def _agree_on(self, proposed: str) -> str:
+        """Return the stored key; if there is none, store the proposed one."""
         while (key := await self._stored()) is None:
-            if not await self._log.claim(_MAKING, self._process, _MAKING_SECONDS):
-                await asyncio.sleep(_AGAIN_SECONDS)
+            if not await self._log.claim(_GENERATION_LEASE, self._process, _GENERATION_LEASE_SECONDS):
+                await asyncio.sleep(_POLL_SECONDS)
                 continue
-            if await self._stored() is None:  # nobody was faster
-                await self._put(ours)
+            if await self._stored() is None:  # no other process has stored one meanwhile
+                await self._put(proposed)
                 _log.info("request_state.key_stored")
-            await self._log.release(_MAKING, self._process)
+            await self._log.release(_GENERATION_LEASE, self._process)
         return key
 
     async def _stored(self) -> str | None:
@@ -131,7 +131,7 @@ class SharedKeys:
 
 
 class _SharedCodec:
-    """Seals with the shared keys; opens what they have sealed, or what the server's own keys have."""
+    """Seals with the shared keys; opens tokens of the shared keys and of the server's own keys."""
 
     def __init__(self, shared: SharedKeys, own: RequestStateCodec) -> None:
         self._shared = shared
@@ -153,10 +153,10 @@ class _SharedCodec:
 async def shared_request_state(
     server: Server[Any], log: EventLog, process: str, keys: Sequence[str]
 ) -> AsyncGenerator[None]:
-    """Have a server seal `requestState` with keys that all processes have; on leaving, as it did before.
+    """Make a server seal `requestState` with keys that all processes share; on exit, restore its own sealing.
 
-    How long a state is good, for which service and for whom, stays as the server has it. A codec that is not the
-    SDK's is left alone, and so is a server that seals nothing.
+    The lifetime, audience and principal of a state stay as the server has configured them. A server with a codec other
+    than the SDK's, and a server that seals nothing, are not changed.
 
     Args:
         server: The server.
@@ -168,31 +168,31 @@ async def shared_request_state(
         SessionError: `STORE_UNAVAILABLE`.
     """
     before = list(server.middleware)
-    if not any(_seals_as_the_sdk_does(middleware) for middleware in before):
+    if not any(_is_sdk_boundary(middleware) for middleware in before):
         yield
         return
     shared = SharedKeys(log, process, keys)
     await shared.start()
     server.middleware[:] = [
-        _sealing_with(shared, middleware) if _seals_as_the_sdk_does(middleware) else middleware for middleware in before
+        _with_shared_keys(shared, middleware) if _is_sdk_boundary(middleware) else middleware for middleware in before
     ]
-    keeper = asyncio.create_task(shared.keep())
+    refresher = asyncio.create_task(shared.run())
     try:
         yield
     finally:
-        keeper.cancel()
-        await asyncio.gather(keeper, return_exceptions=True)
+        refresher.cancel()
+        await asyncio.gather(refresher, return_exceptions=True)
         server.middleware[:] = before
 
 
-def _seals_as_the_sdk_does(middleware: object) -> TypeGuard[RequestStateBoundary]:
-    # What a boundary works with is private, here and below: the SDK only has one put another boundary in its place.
+def _is_sdk_boundary(middleware: object) -> TypeGuard[RequestStateBoundary]:
+    # The parts of a boundary are private, here and below. The SDK supports only replacing the whole boundary.
     return (
         type(middleware) is RequestStateBoundary and type(middleware._security.codec) is AESGCMRequestStateCodec  # pyright: ignore[reportPrivateUsage]
     )
 
 
-def _sealing_with(shared: SharedKeys, boundary: RequestStateBoundary) -> RequestStateBoundary:
+def _with_shared_keys(shared: SharedKeys, boundary: RequestStateBoundary) -> RequestStateBoundary:
     security = boundary._security  # pyright: ignore[reportPrivateUsage]
     return RequestStateBoundary(
         RequestStateSecurity(

@@ -1,4 +1,4 @@
-"""What a server publishes as changed, told to the sessions of the handshake era."""
+"""Changes that a server publishes, announced to the sessions of the handshake era."""
 
 from __future__ import annotations
 
@@ -22,98 +22,100 @@ from mcp_tornado.streams.names import STANDALONE
 
 _log = get_logger(__name__)
 
-_PAGE: Final = 100
-"""How many sessions are read from the store at once."""
-_SHORTEST_PAUSE: Final = 1.0
-"""Seconds between two walks at the least: what changes all the time does not push everything else out of the logs."""
-_LONGEST_PAUSE: Final = 5.0
-"""Seconds between two walks at the most: one may have waited for the store for long."""
+_PAGE_SIZE: Final = 100
+"""How many sessions one read of the store returns."""
+_MIN_PAUSE_SECONDS: Final = 1.0
+"""The shortest pause between two passes over the sessions. Without it, a server that publishes all the time would fill
+the event logs and evict everything else."""
+_MAX_PAUSE_SECONDS: Final = 5.0
+"""The longest pause between two passes. A pass may have taken long because the store was unavailable."""
 
 
-def announcing(server: Server[Any]) -> InitializationOptions:
-    """Return what a server says of itself in a handshake: it does tell its sessions that a list has changed."""
+def list_changed_options(server: Server[Any]) -> InitializationOptions:
+    """Return the server's initialization options with `listChanged`: sessions do get such notifications."""
     return server.create_initialization_options(
         NotificationOptions(prompts_changed=True, resources_changed=True, tools_changed=True)
     )
 
 
 class Announcements:
-    """Tells what has changed on the standalone streams of all sessions, whichever process has met them.
+    """Announces changes on the standalone streams of all sessions, whichever process created them.
 
-    Every session hears that a list has changed, and those that have subscribed to a resource hear that it was
-    updated. A session is told in its event log, so that a client hears it which attaches later. It may be told twice
-    where the store was away: an event says that something has changed, not what.
+    Every session gets a notification that a list has changed. A session that has subscribed to a resource also gets a
+    notification that the resource was updated. The notification is appended to the session's event log, so a client
+    that connects later still gets it. If the store was unavailable, a session may get a notification twice; that is
+    harmless, because an event says that something has changed, not what it is now.
 
-    Whoever publishes waits for nothing. One session is told after the other, to leave the store to the requests, and
-    a walk through the sessions is followed by a pause as long, within limits; what is published meanwhile is told by
-    the next walk, each event once.
+    Publishing never waits. A background task makes passes over the sessions, one session after the other, so that
+    requests keep their share of the store. After a pass it pauses for as long as the pass took, within limits. What is
+    published meanwhile waits for the next pass, each event once.
 
     Args:
-        server: What publishes.
+        server: The server that publishes.
         manager: The sessions.
-        log: Their events.
+        log: The event log of the sessions.
     """
 
     def __init__(self, server: Server[Any], manager: SessionManager, log: EventLog) -> None:
         self._server = server
         self._manager = manager
         self._log = log
-        self._untold: dict[ServerEvent, None] = {}
-        self._noted = asyncio.Event()
-        self._told = asyncio.Event()
-        self._told.set()
-        self._hurried = asyncio.Event()
+        self._queued: dict[ServerEvent, None] = {}
+        self._has_queued = asyncio.Event()
+        self._all_sent = asyncio.Event()
+        self._all_sent.set()
+        self._flushing = asyncio.Event()
 
-    def take(self, event: ServerEvent) -> None:
-        """See `EventSink.take`."""
+    def put(self, event: ServerEvent) -> None:
+        """See `EventSink.put`."""
         if isinstance(event, ResourceUpdated) and self._server.get_request_handler(SUBSCRIBE) is None:
-            return  # nobody can have subscribed to it: not worth a walk
-        self._untold[event] = None
-        self._told.clear()
-        self._noted.set()
+            return  # no session can have subscribed to it: a pass would find no receiver
+        self._queued[event] = None
+        self._all_sent.clear()
+        self._has_queued.set()
 
-    async def tell(self) -> None:
-        """See `EventSink.tell`."""
+    async def run(self) -> None:
+        """See `EventSink.run`."""
         while True:
-            await self._noted.wait()
-            self._noted.clear()
-            events, self._untold = list(self._untold), {}
-            began = time.monotonic()
+            await self._has_queued.wait()
+            self._has_queued.clear()
+            events, self._queued = list(self._queued), {}
+            started_at = time.monotonic()
             try:
-                await self._walk(events)
+                await self._announce(events)
             except Exception:
                 _log.exception("announcements.failed", events=len(events))
-            if not self._untold:
-                self._told.set()
-            pause = min(max(time.monotonic() - began, _SHORTEST_PAUSE), _LONGEST_PAUSE)
+            if not self._queued:
+                self._all_sent.set()
+            pause = min(max(time.monotonic() - started_at, _MIN_PAUSE_SECONDS), _MAX_PAUSE_SECONDS)
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
-                    await self._hurried.wait()
+                    await self._flushing.wait()
 
-    async def all_told(self) -> None:
-        """See `EventSink.all_told`."""
-        self._hurried.set()
-        await self._told.wait()
+    async def flush(self) -> None:
+        """See `EventSink.flush`."""
+        self._flushing.set()
+        await self._all_sent.wait()
 
-    async def _walk(self, events: Sequence[ServerEvent]) -> None:
+    async def _announce(self, events: Sequence[ServerEvent]) -> None:
         after = None
-        while sessions := await retry_while_unavailable(partial(self._manager.page, after, _PAGE), None):
+        while sessions := await retry_while_unavailable(partial(self._manager.page, after, _PAGE_SIZE), None):
             for session in sessions:
                 for event in events:
                     if _concerns(session, event):
                         await self._append(session.key, event)
-                await asyncio.sleep(0)  # a store in memory lets nobody else run
+                await asyncio.sleep(0)  # the memory store never waits: let other tasks run
             after = sessions[-1].key
 
     async def _append(self, key: str, event: ServerEvent) -> None:
         try:
             await retry_while_unavailable(partial(self._log.append, key, STANDALONE, _notification(event)), None)
-        except (SessionGone, ValueError):  # it has ended meanwhile; or the event is larger than the store can keep
+        except (SessionGone, ValueError):  # the session has ended, or the store cannot keep an event this large
             _log.debug("message.dropped", kind=type(event).__name__)
 
 
 def _concerns(session: Session, event: ServerEvent) -> bool:
-    # Also before `initialized` came: the client may have asked for its lists already.
+    # Also before `notifications/initialized`: the client may have requested its lists already.
     if session.is_handle:
         return False
     return not isinstance(event, ResourceUpdated) or event.uri in subscribed_uris(session.journal)

@@ -1,9 +1,9 @@
-"""One running request of a session, and the context its handler sees."""
+"""One running request of a session, and the context that its handler sees."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import anyio
@@ -23,11 +23,9 @@ from mcp_tornado.log import get_logger
 from mcp_tornado.metrics import Metrics
 from mcp_tornado.sessions import ERRORS, ErrorCode, SessionError, short_key
 from mcp_tornado.streams.responses import Outcome, ResponseStream
+from mcp_tornado.streams.tasks import Spawn
 
 _log = get_logger(__name__)
-
-Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
-"""Starts a task that the kernel waits for at its end."""
 
 TRANSPORT_KIND: Final = "streamable-http"
 
@@ -38,9 +36,10 @@ def error_object(error: BaseModel) -> dict[str, Any]:
 
 
 def failure(request_id: RequestId, exception: Exception) -> Outcome:
-    """Return how a request went whose handler raised.
+    """Return the outcome of a request whose handler has raised.
 
-    The SDK's own errors pass as they are; of anything else the client learns only that it happened.
+    The SDK's own errors and errors of the session reach the client as they are. Of any other exception the client
+    learns only that it happened; the log has the traceback.
     """
     known = handler_exception_to_error_data(exception)
     if known is not None:
@@ -53,7 +52,7 @@ def failure(request_id: RequestId, exception: Exception) -> Outcome:
 
 
 def lost(request_id: RequestId, code: ErrorCode) -> Outcome:
-    """Return how a request went whose result can no longer come."""
+    """Return the outcome of a request whose result can no longer reach the client."""
     spec = ERRORS[code]
     error = {"code": CALL_LOST, "message": spec.message, "data": {"code": code.value}}
     return Outcome(jsonrpc.error(request_id, error), spec.status, spec.retry_after)
@@ -64,12 +63,12 @@ class CallContext:
 
     Args:
         session_key: The session's key.
-        request: The message, or `None` for a notification.
-        stream: Where the handler's messages go.
-        shown: The HTTP request that tools may look at.
-        outgoing: Who sends the server's own requests.
-        close_stream: Closes the POST's connection for the client to come back; `None` where it could not.
-        close_standalone: The same for the standalone stream.
+        request: The message; `None` for a notification.
+        stream: The stream that the handler's messages go to; `None` drops them.
+        http_request: The HTTP request that tools can read; `None` if there is none.
+        outgoing: Sends the server's own requests to the client.
+        close_stream: Closes the POST's connection, so that the client resumes; `None` if the client could not resume.
+        close_standalone: Does the same for the standalone stream.
     """
 
     def __init__(
@@ -77,7 +76,7 @@ class CallContext:
         session_key: str,
         request: Request | None,
         stream: ResponseStream | None,
-        shown: StarletteRequest | None,
+        http_request: StarletteRequest | None,
         outgoing: OutgoingRequests,
         *,
         close_stream: Callable[[], Awaitable[None]] | None = None,
@@ -93,10 +92,10 @@ class CallContext:
         self.transport = TransportContext(
             kind=TRANSPORT_KIND,
             can_send_request=may_send,
-            headers=LazyHeaders(shown) if shown is not None else None,
+            headers=LazyHeaders(http_request) if http_request is not None else None,
         )
         self.message_metadata: MessageMetadata = ServerMessageMetadata(
-            request_context=shown,
+            request_context=http_request,
             close_sse_stream=close_stream,
             close_standalone_sse_stream=close_standalone,
             can_send_request=may_send,
@@ -104,17 +103,17 @@ class CallContext:
 
     @property
     def request_id(self) -> RequestId | None:
-        """The id of the request that is handled; `None` for a notification."""
+        """The id of the request; `None` for a notification."""
         return self._request.id if self._request is not None else None
 
     @property
     def can_send_request(self) -> bool:
-        """Whether a request of the server's can reach the client now."""
+        """Whether the server can send a request to the client now."""
         return self._open and self.transport.can_send_request
 
     @property
     def cancel_requested(self) -> anyio.Event:
-        """Set once the client has cancelled the request."""
+        """Is set when the client cancels the request."""
         if self._cancel_requested is None:
             self._cancel_requested = anyio.Event()
         return self._cancel_requested
@@ -126,14 +125,14 @@ class CallContext:
 
         Raises:
             NoBackChannelError: There is no stream to send it on.
-            MCPError: The client answered with an error, or not in time.
+            MCPError: The client replied with an error, or did not reply in time.
         """
         if self._stream is None or not self.can_send_request:
             raise NoBackChannelError(method)
         return await self._outgoing.send(self._session_key, self._stream.emit, method, params, opts)
 
     async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
-        """Send a notification on this call's stream; one that cannot be sent is dropped."""
+        """Send a notification on this call's stream; drop it if it cannot be sent."""
         if self._stream is None or not self._open:
             return
         try:
@@ -142,26 +141,26 @@ class CallContext:
             _log.warning("message.dropped", session=short_key(self._session_key), method=method)
 
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
-        """Report progress, if the client asked for it."""
+        """Report progress if the client asked for it (MCP, basic/utilities/progress)."""
         token = jsonrpc.progress_token(self._request.params) if self._request is not None else None
         if token is not None:
             params = jsonrpc.progress_params(token, progress, total, message)
             await self.notify("notifications/progress", params)
 
     def close(self) -> None:
-        """Let nothing more out: the request has its answer."""
+        """Send nothing more: the request has been answered."""
         self._open = False
 
 
 class Call:
-    """A running request of a session. It outlives the POST that brought it, and is answered exactly once.
+    """A running request of a session. It goes on when its POST ends, and it is answered exactly once.
 
     Args:
         request: The request.
-        context: What its handler sees.
-        stream: What takes the answer.
+        context: What the handler sees.
+        stream: Takes the answer.
         metrics: Counts tool calls.
-        spawn: Starts a task that the kernel waits for at its end.
+        spawn: Starts a task that a drain waits for.
     """
 
     def __init__(
@@ -173,28 +172,29 @@ class Call:
         self._metrics = metrics
         self._spawn = spawn
         self._task: asyncio.Task[None] | None = None
-        self._settled = False
+        self._is_settled = False
         self._settling: asyncio.Task[None] | None = None
+        """The task that answers instead of the handler: the call was cancelled or aborted."""
         self._answered = asyncio.Event()
 
     def start(
-        self, on_request: OnRequest, succeeded: Callable[[], Awaitable[None]] | None = None
+        self, on_request: OnRequest, on_success: Callable[[], Awaitable[None]] | None = None
     ) -> asyncio.Task[None]:
-        """Run the handler in a task of its own, to its answer, and return that task.
+        """Run the handler in a new task until the request is answered, and return that task.
 
         Args:
-            on_request: The kernel's entry.
-            succeeded: Awaited after a success, before the answer.
+            on_request: The SDK kernel's entry point.
+            on_success: Awaited after the handler has succeeded and before the request is answered.
         """
-        self._task = asyncio.create_task(self._run(on_request, succeeded))
+        self._task = asyncio.create_task(self._run(on_request, on_success))
         return self._task
 
-    async def _run(self, on_request: OnRequest, succeeded: Callable[[], Awaitable[None]] | None) -> None:
+    async def _run(self, on_request: OnRequest, on_success: Callable[[], Awaitable[None]] | None) -> None:
         answer, outcome = None, "cancelled"
         try:
-            answer, outcome = await self._outcome(on_request, succeeded)
+            answer, outcome = await self._outcome(on_request, on_success)
         except asyncio.CancelledError:
-            if self._settling is None:  # not one call but the whole kernel is ended
+            if self._settling is None:  # the whole kernel ends, not only this call
                 raise
         if self.request.method == "tools/call":
             self._metrics.count_tool_call((self.request.params or {}).get("name"), outcome)
@@ -202,13 +202,13 @@ class Call:
             await self._settle(answer)
 
     async def _outcome(
-        self, on_request: OnRequest, succeeded: Callable[[], Awaitable[None]] | None
+        self, on_request: OnRequest, on_success: Callable[[], Awaitable[None]] | None
     ) -> tuple[Outcome, str]:
         request = self.request
         try:
             value = await on_request(self._context, request.method, request.params)
-            if succeeded is not None:
-                await succeeded()
+            if on_success is not None:
+                await on_success()
         except Exception as exception:
             return failure(request.id, exception), "error"
         return Outcome(jsonrpc.result(request.id, value)), "error" if value.get("isError") is True else "ok"
@@ -219,8 +219,12 @@ class Call:
         return self._task
 
     def cancel(self) -> bool:
-        """Cancel because the client asked for it: the answer is -32800, at once; say whether there was none yet."""
-        if self._settled:
+        """Cancel the call for the client and answer it with -32800 at once.
+
+        Returns:
+            Whether the request had no answer yet. If it has one, nothing happens.
+        """
+        if self._is_settled:
             return False
         self._context.cancel_requested.set()
         error = {"code": REQUEST_CANCELLED, "message": "Request cancelled"}
@@ -228,12 +232,12 @@ class Call:
         return True
 
     def abort(self, code: ErrorCode) -> None:
-        """Cancel because the session ends, or the server does: the answer says so, at once."""
+        """Cancel the call because the session or the server ends; answer it with this error at once."""
         self._end(lost(self.request.id, code))
 
     def _end(self, outcome: Outcome) -> None:
-        if self._settled:
-            return  # what is on its way is not interrupted
+        if self._is_settled:
+            return  # an answer that is being written is not interrupted
         # The answer does not wait for the handler: a plain function in a thread cannot be interrupted.
         if self._settling is None:
             self._settling = self._spawn(self._settle(outcome))
@@ -241,21 +245,21 @@ class Call:
             self._task.cancel()
 
     async def _settle(self, outcome: Outcome) -> None:
-        if self._settled:
+        if self._is_settled:
             return
-        self._settled = True
+        self._is_settled = True
         self._context.close()
         try:
-            await self.stream.settle(outcome)
+            await self.stream.add_answer(outcome)
         finally:
             self._answered.set()
 
     @property
     def is_being_answered(self) -> bool:
-        """Whether its answer is on its way."""
-        return (self._settled or self._settling is not None) and not self._answered.is_set()
+        """Whether the answer is being written now."""
+        return (self._is_settled or self._settling is not None) and not self._answered.is_set()
 
     async def settled(self) -> None:
-        """Wait until an answer that was begun to be given is given."""
-        if self._settled or self._settling is not None:
+        """Wait until an answer that is being written has been written; return at once if there is none."""
+        if self._is_settled or self._settling is not None:
             await self._answered.wait()

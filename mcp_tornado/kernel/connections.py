@@ -1,4 +1,4 @@
-"""The SDK's connection objects of this process: a cache of what the stored sessions say, never the truth."""
+"""The SDK's connection objects of this process: a cache of the stored sessions. The store is the truth."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ from mcp_tornado.streams.names import STANDALONE
 _log = get_logger(__name__)
 
 MAX_CONNECTIONS: Final = 4096
-"""How many idle connections are kept at the most."""
+"""The most connections that are kept. A connection whose session has a running call is never dropped."""
 IDLE_SECONDS: Final = 300.0
-"""How long an idle connection is kept."""
+"""How long an unused connection is kept."""
 
-_STORE_PATIENCE: Final = 10.0
-"""Seconds for which what the server says unasked waits for a store that is away."""
+_RETRY_SECONDS: Final = 10.0
+"""How long a message on the standalone stream is retried while the store is unavailable."""
 
 
 class SessionConnection:
     """One session in this process: the SDK's `Connection`, kept up to date with the stored record.
 
-    It is the SDK's `Dispatcher` for that connection: what the server says outside of any request goes to the
-    session's standalone stream, also after the connection was dropped from the cache.
+    It is the SDK's `Dispatcher` for that connection. What the server sends outside of any request goes to the
+    session's standalone stream, even after the connection was dropped from the cache.
     """
 
     def __init__(
@@ -57,14 +57,14 @@ class SessionConnection:
     ) -> None:
         self._server = server
         self._init_options = init_options
-        """What the server says of itself in a handshake; `None`: what it says by itself."""
+        """What the server declares in a handshake; `None` uses the server's own options."""
         self._lifespan_state = lifespan_state
         self._manager = manager
         self._log = log
         self._outgoing = outgoing
         self._key = ""
         self._params: Mapping[str, Any] | None = None
-        """The params of the client's `initialize`, `None` before there are any."""
+        """The params of the client's `initialize`; `None` until the session is known."""
         self._revision = -1
         self._journal: Journal = ()
         self._standalone: StreamAppender | None = None
@@ -77,7 +77,7 @@ class SessionConnection:
         self.on_notify: OnNotify
 
     async def start(self) -> None:
-        """Start serving; returns once requests can be handed over."""
+        """Start the SDK's server loop; return when the connection accepts requests."""
         started = asyncio.Event()
         self._task = asyncio.create_task(
             serve_connection(
@@ -99,27 +99,27 @@ class SessionConnection:
         *,
         task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Take the kernel's entries and wait until `close`; see the SDK's `Dispatcher`."""
+        """Keep the SDK kernel's entry points and wait until `close`; see the SDK's `Dispatcher`."""
         self.on_request, self.on_notify = on_request, on_notify
         task_status.started()
         await self._closing.wait()
 
     async def close(self) -> None:
-        """Unwind what the server keeps on this connection."""
+        """Close what the server keeps on this connection, and wait until that is done."""
         self._closing.set()
         if self._task is not None:
             await self._task
 
     def bind(self, session: Session) -> None:
-        """Say whose connection this is, once `initialize` has made the session."""
+        """Assign the connection to the session that `initialize` has created."""
         self._key = self.connection.session_id = session.key
         self._params = session.client_params
         self._revision = session.revision
 
-    async def catch_up(self, session: Session, shown: StarletteRequest) -> None:
-        """Bring the connection to what the stored session says, repeating what the journal has and it has not.
+    async def catch_up(self, session: Session, http_request: StarletteRequest) -> None:
+        """Bring the connection up to date with the stored session; repeat the journal entries that it has not seen.
 
-        Handlers of what is repeated are shown the request that is at hand: the ones that it came with are gone.
+        The handlers of repeated entries see the current HTTP request: the original requests no longer exist.
         """
         if not self.is_behind(session):
             return
@@ -135,21 +135,21 @@ class SessionConnection:
             if session.initialized:
                 connection.initialized.set()
             with session_context(self._manager, session):
-                await self._replay([entry for entry in session.journal if is_known(entry)], shown)
+                await self._replay([entry for entry in session.journal if is_known(entry)], http_request)
             self._revision = session.revision
 
     def applied(self, session: Session) -> None:
-        """Note that this connection has itself made what the session's next revision holds."""
+        """Record that this connection has itself made the change of the session's next revision."""
         if session.revision == self._revision + 1:
             self._journal = [entry for entry in session.journal if is_known(entry)]
             self._revision = session.revision
 
     def is_behind(self, session: Session) -> bool:
-        """Say whether the session has changed since this connection was brought up to date."""
+        """Return whether the session has changed since this connection was brought up to date."""
         return session.revision > self._revision
 
     def was_renegotiated(self, session: Session) -> bool:
-        """Say whether the client has shaken hands anew since this connection was brought up to date."""
+        """Return whether the client has sent `initialize` again since this connection was brought up to date."""
         connection = self.connection
         return self._params is not None and (
             (connection.initialized.is_set() and not session.initialized)
@@ -157,8 +157,8 @@ class SessionConnection:
             or self._params != session.client_params
         )
 
-    async def _replay(self, journal: Journal, shown: StarletteRequest) -> None:
-        """Repeat what the journal has and we have not, and take back what we have and it has not."""
+    async def _replay(self, journal: Journal, http_request: StarletteRequest) -> None:
+        """Repeat the entries that are new in the journal, and undo the subscriptions that are no longer in it."""
         subscribed = subscribed_uris(journal)
         ended: list[Mapping[str, Any]] = [
             {"method": UNSUBSCRIBE, "params": {"uri": entry["params"].get("uri")}}
@@ -168,7 +168,7 @@ class SessionConnection:
         repeated = [*ended, *(entry for entry in journal if entry not in self._journal)]
         self._journal = journal
         for entry in repeated:
-            context = CallContext(self._key, None, None, shown, self._outgoing)
+            context = CallContext(self._key, None, None, http_request, self._outgoing)
             try:
                 await self.on_request(context, entry["method"], entry["params"])
             except Exception as error:
@@ -186,7 +186,7 @@ class SessionConnection:
         return await self._outgoing.send(self._key, self._emit, method, params, opts)
 
     async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
-        """Send a notification on the standalone stream; one that cannot be sent is dropped."""
+        """Send a notification on the standalone stream; drop it if it cannot be sent."""
         try:
             await self._emit(jsonrpc.notification(method, params))
         except (SessionError, SessionGone):
@@ -195,11 +195,11 @@ class SessionConnection:
     async def _emit(self, message: dict[str, Any]) -> None:
         if self._standalone is None or self._standalone.key != self._key:
             self._standalone = StreamAppender(self._log, self._key, STANDALONE, shared=True)
-        await self._standalone.append(message, seconds=_STORE_PATIENCE)
+        await self._standalone.append(message, retry_seconds=_RETRY_SECONDS)
 
 
 class _Started:
-    """Tells an asyncio event what anyio's task groups tell a task status."""
+    """A task status of anyio that sets an asyncio event."""
 
     def __init__(self, event: asyncio.Event) -> None:
         self._event = event
@@ -209,26 +209,26 @@ class _Started:
 
 
 class ConnectionPool:
-    """The connections of this process by session key: bounded, and dropped when idle.
+    """The connections of this process, by session key. Their number is bounded, and unused ones are dropped.
 
     Args:
         connect: Makes a new connection.
-        busy: Says of a session key whether calls of it run here.
+        is_busy: Returns whether calls of the session with this key run here.
     """
 
-    def __init__(self, connect: Callable[[], SessionConnection], busy: Callable[[str], bool]) -> None:
+    def __init__(self, connect: Callable[[], SessionConnection], is_busy: Callable[[str], bool]) -> None:
         self.connect = connect
-        self._busy = busy
+        self._is_busy = is_busy
         self._connections: OrderedDict[str, SessionConnection] = OrderedDict()
         self._starting: dict[str, asyncio.Future[SessionConnection]] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
-    async def get(self, session: Session, shown: StarletteRequest) -> SessionConnection:
-        """Return the session's connection, up to date with the record given; see `SessionConnection.catch_up`."""
+    async def get(self, session: Session, http_request: StarletteRequest) -> SessionConnection:
+        """Return the session's connection, up to date with this record; see `SessionConnection.catch_up`."""
         key = session.key
         connection = self._connections.get(key)
         if connection is not None and connection.is_behind(session) and connection.was_renegotiated(session):
-            # What the server kept on it was said in another session, so to speak.
+            # The server's objects on it belong to the handshake before the last one.
             self.drop(key)
             connection = None
         if connection is None:
@@ -236,7 +236,7 @@ class ConnectionPool:
         else:
             self._connections.move_to_end(key)
         connection.last_used = time.monotonic()
-        await connection.catch_up(session, shown)
+        await connection.catch_up(session, http_request)
         return connection
 
     async def _open(self, session: Session) -> SessionConnection:
@@ -255,15 +255,15 @@ class ConnectionPool:
             del self._starting[session.key]
 
     def add(self, key: str, connection: SessionConnection) -> None:
-        """Keep a connection, dropping the one unused for longest where there are too many."""
+        """Keep a connection. If there are too many, drop the one that has been unused for longest."""
         self._connections[key] = connection
         if len(self._connections) > MAX_CONNECTIONS:
-            oldest = next((name for name in self._connections if not self._busy(name)), None)
+            oldest = next((name for name in self._connections if not self._is_busy(name)), None)
             if oldest is not None:
                 self.drop(oldest)
 
     def drop(self, key: str) -> None:
-        """Forget a session's connection and unwind it in the background."""
+        """Remove a session's connection and close it in the background."""
         connection = self._connections.pop(key, None)
         if connection is not None:
             task = asyncio.ensure_future(connection.close())
@@ -271,14 +271,14 @@ class ConnectionPool:
             task.add_done_callback(self._closing.discard)
 
     def drop_idle(self) -> None:
-        """Drop the connections that nobody has used for a while."""
-        limit = time.monotonic() - IDLE_SECONDS
+        """Drop the connections that have been unused for `IDLE_SECONDS`."""
+        unused_since = time.monotonic() - IDLE_SECONDS
         for key, connection in list(self._connections.items()):
-            if connection.last_used < limit and not self._busy(key):
+            if connection.last_used < unused_since and not self._is_busy(key):
                 self.drop(key)
 
     async def close(self) -> None:
-        """Drop all connections and wait until they are unwound."""
+        """Drop all connections and wait until they are closed."""
         for key in list(self._connections):
             self.drop(key)
         await asyncio.gather(*self._closing)

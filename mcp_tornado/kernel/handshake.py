@@ -1,4 +1,4 @@
-"""How sessions begin: by the handshake of MCP, or without one."""
+"""Creating sessions: by the handshake of MCP, or without one."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from mcp_tornado.sessions import ClientInfo, ErrorCode, Session, SessionError, S
 HANDSHAKE_VERSIONS: Final = tuple(HANDSHAKE_PROTOCOL_VERSIONS)
 STATELESS_VERSIONS: Final = tuple(MODERN_PROTOCOL_VERSIONS)
 DEFAULT_VERSION: Final = LATEST_HANDSHAKE_VERSION
-"""What a session made without a handshake speaks."""
+"""The revision of a session that is created without a handshake, unless the request names one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Initialized:
-    """How an `initialize` went: the JSON-RPC response, and the id of the session where one was made."""
+    """The result of `initialize`: the JSON-RPC response, and the new session's id; `None` if none was created."""
 
     response: JSONObject
     session_id: str | None
 
 
 class Handshake:
-    """Makes sessions.
+    """Creates sessions.
 
     Args:
         manager: The sessions.
-        pool: Where connections are kept.
-        outgoing: Who sends the server's own requests.
-        issue_sessions: Whether `initialize` makes a session.
+        pool: Keeps the SDK's connections.
+        outgoing: Sends the server's own requests to the client.
+        issue_sessions: Whether `initialize` creates a session.
     """
 
     def __init__(
@@ -53,29 +53,29 @@ class Handshake:
     async def initialize(
         self, request: Request, client: ClientInfo, inbound: InboundRequest, session: Session | None
     ) -> Initialized:
-        """Negotiate (MCP 2025-11-25, basic/lifecycle), and make a session where there is none.
+        """Negotiate (MCP 2025-11-25, basic/lifecycle), and create a session if there is none.
 
-        On a live session it negotiates anew: the journal and `initialized` are cleared.
+        On a live session it negotiates again and clears the journal and `initialized`.
 
         Raises:
-            SessionError: No session could be made.
+            SessionError: No session could be created.
         """
         new_id = self._manager.new_id() if session is None and self._issue_sessions else None
         connection = self._pool.connect()
         await connection.start()
-        kept = False
+        is_pooled = False
         key = session.key if session is not None else None
-        # What the server keeps by the session's key while it handles this is found by that key later.
+        # Set it before the handler runs: what the server stores under this key must be found under it later.
         connection.connection.session_id = session_key(new_id) if new_id is not None else key
-        context = CallContext(key or "", request, None, inbound.shown(key), self._outgoing)
-        surrounding = (
+        context = CallContext(key or "", request, None, inbound.to_starlette(key), self._outgoing)
+        request_context = (
             session_context(self._manager, session)
             if session is not None
             else sessionless_context(self._manager, inbound)
         )
         try:
             try:
-                with surrounding as here:
+                with request_context as current:
                     value = await connection.on_request(context, request.method, request.params)
             except Exception as exception:
                 return Initialized(failure(request.id, exception).message, None)
@@ -83,30 +83,29 @@ class Handshake:
             if not self._issue_sessions:
                 return Initialized(response, None)
             version, params = connection.connection.protocol_version, dict(request.params or {})
-            named = _named(client, params)
+            client = _with_client_info(client, params)
             if session is not None:
-                stored = await self._renew(session, named, version, params)
+                stored = await self._renegotiate(session, client, version, params)
             else:
                 _, stored = await self._manager.create(
-                    client=named,
+                    client=client,
                     protocol_version=version,
                     client_params=params,
                     session_id=new_id,
-                    server_state=here.kept.get(connection.connection.session_id or ""),
+                    server_state=current.transient_state.get(connection.connection.session_id or ""),
                 )
             connection.bind(stored)
-            # What the server kept on the connection before was said in another session, so to speak.
+            # The server's objects on the old connection belong to the handshake before this one.
             self._pool.drop(stored.key)
             self._pool.add(stored.key, connection)
-            kept = True
+            is_pooled = True
             return Initialized(response, new_id)
         finally:
             context.close()
-            if not kept:
+            if not is_pooled:
                 await connection.close()
 
-    async def _renew(self, session: Session, client: ClientInfo, version: str, params: dict[str, Any]) -> Session:
-        """Make a live session anew."""
+    async def _renegotiate(self, session: Session, client: ClientInfo, version: str, params: dict[str, Any]) -> Session:
         changes: dict[str, Any] = {
             "client": client.to_dict(),
             "protocol_version": version,
@@ -117,25 +116,26 @@ class Handshake:
         return await self._manager.update(session.key, lambda _: changes)
 
     async def create_session(self, value: JSONObject | None, client: ClientInfo) -> tuple[str, Session]:
-        """Make a session without a handshake, ready for use.
+        """Create a session without a handshake. It is initialized at once.
 
         Args:
-            value: `{protocolVersion, capabilities, clientInfo}`, each of them optional; `None` for none.
-            client: Who asks.
+            value: `{protocolVersion, capabilities, clientInfo}`, each optional; `None` uses the defaults.
+            client: The client that sent the request.
 
         Raises:
-            SessionError: `INVALID_REQUEST`, saying what is wrong with the value; or no session could be made.
+            SessionError: `INVALID_REQUEST`: the message says what is wrong with the value. Or no session could be
+                created.
         """
-        given = dict(value or {})
+        members = dict(value or {})
         params: dict[str, Any] = {
-            "protocolVersion": given.pop("protocolVersion", DEFAULT_VERSION),
-            "capabilities": given.pop("capabilities", {}),
-            "clientInfo": given.pop("clientInfo", {"name": "unknown", "version": ""}),
+            "protocolVersion": members.pop("protocolVersion", DEFAULT_VERSION),
+            "capabilities": members.pop("capabilities", {}),
+            "clientInfo": members.pop("clientInfo", {"name": "unknown", "version": ""}),
         }
-        if given:
+        if members:
             raise SessionError(
                 ErrorCode.INVALID_REQUEST,
-                f"Unknown members: {', '.join(sorted(given))}; allowed are protocolVersion, capabilities, clientInfo",
+                f"Unknown members: {', '.join(sorted(members))}; allowed are protocolVersion, capabilities, clientInfo",
             )
         if params["protocolVersion"] not in HANDSHAKE_VERSIONS:
             raise SessionError(
@@ -149,15 +149,15 @@ class Handshake:
             where = ".".join(str(part) for part in first["loc"])
             raise SessionError(ErrorCode.INVALID_REQUEST, f"{where}: {first['msg']}") from error
         return await self._manager.create(
-            client=_named(client, value or {}),
+            client=_with_client_info(client, value or {}),
             protocol_version=params["protocolVersion"],
             client_params=params,
             initialized=True,
         )
 
 
-def _named(client: ClientInfo, params: JSONObject) -> ClientInfo:
-    """Return the client with the name and version that its `clientInfo` gives, where it gives one."""
+def _with_client_info(client: ClientInfo, params: JSONObject) -> ClientInfo:
+    """Return the client with the name and version of its `clientInfo`; `None` for those that it does not give."""
     info = params.get("clientInfo")
     name, version = (info.get("name"), info.get("version")) if jsonrpc.is_object(info) else (None, None)
     return replace(

@@ -1,4 +1,4 @@
-"""Requests of the server's to its clients, and who waits for the replies."""
+"""Requests that the server sends to its clients, and the handlers that wait for the replies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mcp_tornado.log import get_logger
 _log = get_logger(__name__)
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-"""Puts a message on the stream that the request belongs to."""
+"""Writes a message to the stream that the request belongs to."""
 
 
 @dataclass(slots=True)
@@ -30,10 +30,10 @@ class _Pending:
 
 
 class OutgoingRequests:
-    """Every request of this process's servers that waits for a client's reply.
+    """The requests of this process that wait for a client's reply.
 
-    Ids are strings that name the process, so that a reply which arrives at another process can be sent on, and
-    that no client can take for one of its own numbers.
+    A request id is a string that begins with the name of the process. A reply that arrives at another process is
+    routed by that name, and a client cannot confuse the id with one of its own numbers.
 
     Args:
         process: The name of this process.
@@ -50,13 +50,13 @@ class OutgoingRequests:
         """Send a request to a session's client and return the result of its reply.
 
         Raises:
-            MCPError: The client answered with an error, or the time-out of `options` passed.
+            MCPError: The client replied with an error, or not within the timeout of `options`.
         """
         options = options or {}
         request_id = f"{self._process}.{next(self._numbers)}"
         on_progress = options.get("on_progress")
         if on_progress is not None:
-            # The id is the progress token too, so one table serves replies and progress.
+            # The id is the progress token too: one table serves replies and progress.
             meta: dict[str, Any] = {**((params or {}).get("_meta") or {}), "progressToken": request_id}
             params = {**(params or {}), "_meta": meta}
         pending = _Pending(session_key, asyncio.get_running_loop().create_future(), on_progress)
@@ -79,27 +79,27 @@ class OutgoingRequests:
         return dict(reply.result or {})
 
     def process_of(self, request_id: RequestId | None) -> str | None:
-        """Return the other process that waits for the reply to a request, as its id tells; `None`: none does."""
+        """Return the name of the other process that waits for the reply; `None` if that is this process or none."""
         process = request_id.partition(".")[0] if isinstance(request_id, str) else ""
         return process if process and process != self._process else None
 
     def resolve(self, session_key: str, reply: Reply) -> None:
-        """Hand a client's reply to who waits for it in this process; one that nobody waits for is dropped."""
+        """Give a client's reply to the handler that waits for it in this process; drop it if there is none."""
         pending = self._find(session_key, reply.id)
         if pending is None or pending.reply.done():
             _log.debug("reply.dropped", request_id=reply.id)
             return
         pending.reply.set_result(reply)
 
-    def give_up(self) -> None:
-        """Fail every request that waits: replies may have come and been lost while this process was taken for dead."""
+    def fail_all(self) -> None:
+        """Fail every waiting request: while other processes held this one for dead, replies may have been lost."""
         error = {"code": CALL_LOST, "message": "The reply was lost: this process was stopped for too long"}
         for request_id, pending in self._pending.items():
             if not pending.reply.done():
                 pending.reply.set_result(Reply(request_id, None, error))
 
     async def report_progress(self, session_key: str, notification: Notification) -> None:
-        """Hand the client's progress on a request to who asked for it."""
+        """Give the client's progress notification to the handler that asked for it."""
         params = notification.params or {}
         token, progress = params.get("progressToken"), params.get("progress")
         total, message = params.get("total"), params.get("message")
@@ -114,10 +114,10 @@ class OutgoingRequests:
 
     def _find(self, session_key: str, request_id: RequestId | None) -> _Pending | None:
         pending = self._pending.get(request_id) if isinstance(request_id, str) else None
-        # Ids can be guessed: a client must not answer for another session.
+        # A client can guess ids. It must not answer for another session.
         return pending if pending is not None and pending.session_key == session_key else None
 
     async def _withdraw(self, send: Send, request_id: str, reason: str, options: CallOptions) -> None:
-        """Tell the client that nobody waits any more (MCP, basic/utilities/cancellation)."""
+        """Notify the client that the server no longer waits (MCP, basic/utilities/cancellation)."""
         if options.get("cancel_on_abandon", True):
             await send(jsonrpc.notification("notifications/cancelled", {"requestId": request_id, "reason": reason}))

@@ -1,4 +1,13 @@
-"""What a server publishes as changed, for `subscriptions/listen` (MCP 2026-07-28): heard in all processes."""
+"""Changes that a server publishes (MCP 2026-07-28, `subscriptions/listen`), relayed to every process and session.
+
+A server publishes an event on its subscription bus, for example "the list of tools has changed". The SDK's bus reaches
+only the listeners in this process. The relay also sends each event
+
+- to the other processes, which publish it on their own buses (`_MailboxSink`), and
+- to the sessions of the handshake era (`Announcements`).
+
+Publishing never waits for the store.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +21,7 @@ from mcp.server.lowlevel.server import Server
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
 from mcp.shared.subscriptions import ServerEvent, event_from_wire, event_to_notification
 
-from mcp_tornado.cluster.mailbox import Content, Mailbox
+from mcp_tornado.cluster.mailbox import Mailbox, Payload
 from mcp_tornado.kernel.announcements import Announcements
 from mcp_tornado.kernel.stateless import LISTEN
 from mcp_tornado.log import get_logger
@@ -20,61 +29,60 @@ from mcp_tornado.log import get_logger
 _log = get_logger(__name__)
 
 PUBLISHED: Final = "published"
-"""The kind of mail that tells what was published; `events` has it as the notifications of the protocol."""
+"""Message kind: events that another process has published; `events` holds them as the protocol's notifications."""
 
-_AT_ONCE: Final = 100
-"""How many events are told in one mail."""
-_PAUSES: Final = (0.0, 0.5, 2.0)
-"""Seconds before each attempt to tell the others."""
-_LAST_SECONDS: Final = 2.0
-"""How long an end waits for what is not told yet."""
+_MAX_EVENTS_PER_MESSAGE: Final = 100
+_RETRY_DELAYS_SECONDS: Final = (0.0, 0.5, 2.0)
+"""The delay before each attempt to send a message to the other processes."""
+_FLUSH_TIMEOUT_SECONDS: Final = 2.0
+"""How long the end of the process waits for events that have not been sent yet."""
 
-_came_by_mail: ContextVar[bool] = ContextVar("_came_by_mail", default=False)
-"""Whether what is published here and now came from another process: it is not to be told again."""
+_from_other_process: ContextVar[bool] = ContextVar("_from_other_process", default=False)
+"""Whether the event that is being published came from another process. Such an event is not relayed again."""
 
 
 class EventSink(Protocol):
-    """Tells somebody what was published."""
+    """Sends published events to one kind of receiver."""
 
-    def take(self, event: ServerEvent) -> None:
-        """Note what was published."""
+    def put(self, event: ServerEvent) -> None:
+        """Queue an event. Returns at once."""
         ...
 
-    async def tell(self) -> None:
-        """Tell what was noted, until cancelled."""
+    async def run(self) -> None:
+        """Send the queued events until cancelled."""
         ...
 
-    async def all_told(self) -> None:
-        """Return once nothing is left to be told; there is no time to lose any more."""
+    async def flush(self) -> None:
+        """Return when every queued event has been sent. Sending no longer pauses between events."""
         ...
 
 
 class EventRelay:
-    """What is published on a server's bus in this process: the other processes are told, and so are all sessions.
+    """Relays what a server publishes in this process to the other processes and to the sessions.
 
-    Whoever publishes waits for nothing, and those who listen in this process hear it whether or not the store is there.
-    A bus that is not the SDK's own in-memory one belongs to the user, who shares it or does not.
+    Listeners in this process get an event whether or not the store is available. If you pass your own bus class,
+    mcp-tornado does not hook into it; you deliver its events yourself.
 
     Args:
         server: The server.
         mailbox: Sends messages to the other processes.
-        announcements: Reaches the sessions; `None` where none are made.
+        announcements: Sends events to the sessions; `None` if the server issues no sessions.
     """
 
     def __init__(self, server: Server[Any], mailbox: Mailbox, announcements: Announcements | None) -> None:
         self._bus = _bus_of(server)
-        self._tellers: list[EventSink] = []
+        self._sinks: list[EventSink] = []
         if self._bus is not None:
-            self._tellers = [_Bridge(self._bus, mailbox)]
+            self._sinks = [_MailboxSink(self._bus, mailbox)]
             if announcements is not None:
-                self._tellers.append(announcements)
-        self.reaches_sessions: Final = announcements in self._tellers
-        """Whether sessions are told."""
+                self._sinks.append(announcements)
+        self.reaches_sessions: Final = announcements in self._sinks
+        """Whether the sessions get the events."""
 
     @contextmanager
-    def noted(self) -> Generator[None]:
-        """Note what is published; it is told as soon as `told` is entered."""
-        unsubscribe = self._bus.subscribe(self._take) if self._bus is not None else None
+    def collecting(self) -> Generator[None]:
+        """Queue what the server publishes; `relaying` sends it."""
+        unsubscribe = self._bus.subscribe(self._put) if self._bus is not None else None
         try:
             yield
         finally:
@@ -82,89 +90,89 @@ class EventRelay:
                 unsubscribe()
 
     @asynccontextmanager
-    async def told(self) -> AsyncGenerator[None]:
-        """Tell what was noted and what will be; on leaving, what is left, if that does not take long."""
-        telling = [asyncio.create_task(teller.tell()) for teller in self._tellers]
+    async def relaying(self) -> AsyncGenerator[None]:
+        """Send the queued events and those that follow. On exit, send what is left, for a limited time."""
+        senders = [asyncio.create_task(sink.run()) for sink in self._sinks]
         try:
             yield
         finally:
             try:
-                async with asyncio.timeout(_LAST_SECONDS):
-                    for teller in self._tellers:
-                        await teller.all_told()
+                async with asyncio.timeout(_FLUSH_TIMEOUT_SECONDS):
+                    for sink in self._sinks:
+                        await sink.flush()
             except TimeoutError:
-                _log.warning("changes.untold", hint="what was published last has not reached everybody")
-            for task in telling:
-                task.cancel()
-            await asyncio.gather(*telling, return_exceptions=True)
+                _log.warning("changes.untold", hint="the events published last have not reached every receiver")
+            for sender in senders:
+                sender.cancel()
+            await asyncio.gather(*senders, return_exceptions=True)
 
-    def _take(self, event: ServerEvent) -> None:
-        if not _came_by_mail.get():
-            for teller in self._tellers:
-                teller.take(event)
+    def _put(self, event: ServerEvent) -> None:
+        if not _from_other_process.get():
+            for sink in self._sinks:
+                sink.put(event)
 
 
 def _bus_of(server: Server[Any]) -> InMemorySubscriptionBus | None:
     entry = server.get_request_handler(LISTEN)
     if entry is None or not isinstance(entry.handler, ListenHandler):
         return None
-    # The SDK takes a bus, when a server is made, and never gives it out again.
+    # The SDK accepts a bus in the server's constructor and has no public way to read it back.
     bus = entry.handler._bus  # pyright: ignore[reportPrivateUsage]
     return bus if type(bus) is InMemorySubscriptionBus else None
 
 
-class _Bridge:
-    """Between the bus of this process and the mail of all.
+class _MailboxSink:
+    """Sends the events of this process to the buses of the other processes.
 
-    The order of what one process publishes is kept. An event says that something has changed, not what: one that the
-    store does not take in a few attempts is dropped, with a warning.
+    The events of one process arrive in order. An event says that something has changed, not what it is now. If the
+    store accepts an event in none of a few attempts, the event is dropped and a warning is logged.
     """
 
     def __init__(self, bus: InMemorySubscriptionBus, mailbox: Mailbox) -> None:
         self._bus = bus
         self._mailbox = mailbox
-        self._untold: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
-        mailbox.register(PUBLISHED, self._publish)
+        self._queue: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
+        mailbox.register(PUBLISHED, self._on_published)
 
-    def take(self, event: ServerEvent) -> None:
-        """See `EventSink.take`."""
+    def put(self, event: ServerEvent) -> None:
+        """See `EventSink.put`."""
         notification = event_to_notification(event, {})
-        self._untold.put_nowait(notification.model_dump(mode="json", by_alias=True, exclude_none=True))
+        self._queue.put_nowait(notification.model_dump(mode="json", by_alias=True, exclude_none=True))
 
-    async def tell(self) -> None:
-        """See `EventSink.tell`; it is the other processes that are told."""
+    async def run(self) -> None:
+        """See `EventSink.run`."""
         while True:
-            events = [await self._untold.get(), *self._waiting(_AT_ONCE - 1)]
-            if not await self._tell(events):
-                events += self._waiting(self._untold.qsize())
-                hint = "the store is away; who listens at other processes does not hear of them"
+            events = [await self._queue.get(), *self._take_queued(_MAX_EVENTS_PER_MESSAGE - 1)]
+            if not await self._broadcast(events):
+                events += self._take_queued(self._queue.qsize())
+                hint = "the store is unavailable; listeners at other processes do not get these events"
                 _log.warning("subscriptions.not_told", events=len(events), hint=hint)
             for _ in events:
-                self._untold.task_done()
+                self._queue.task_done()
 
-    async def all_told(self) -> None:
-        """See `EventSink.all_told`."""
-        await self._untold.join()
+    async def flush(self) -> None:
+        """See `EventSink.flush`."""
+        await self._queue.join()
 
-    async def _publish(self, content: Content) -> bool:
-        """Publish in this process what another one tells; events of a kind that is not known yet are passed over."""
-        token = _came_by_mail.set(True)
+    async def _on_published(self, payload: Payload) -> bool:
+        """Publish here what another process has published; ignore events of a kind that this version does not know."""
+        token = _from_other_process.set(True)
         try:
-            for notification in content["events"]:
+            for notification in payload["events"]:
                 event = event_from_wire(notification["method"], notification.get("params"))
                 if event is not None:
                     await self._bus.publish(event)
         finally:
-            _came_by_mail.reset(token)
+            _from_other_process.reset(token)
         return False
 
-    def _waiting(self, limit: int) -> list[Mapping[str, Any]]:
-        return [self._untold.get_nowait() for _ in range(min(limit, self._untold.qsize()))]
+    def _take_queued(self, limit: int) -> list[Mapping[str, Any]]:
+        return [self._queue.get_nowait() for _ in range(min(limit, self._queue.qsize()))]
 
-    async def _tell(self, events: list[Mapping[str, Any]]) -> bool:
-        for pause in _PAUSES:
-            await asyncio.sleep(pause)
-            with suppress(Exception):  # the guard of the store has logged it
+    async def _broadcast(self, events: list[Mapping[str, Any]]) -> bool:
+        for delay in _RETRY_DELAYS_SECONDS:
+            await asyncio.sleep(delay)
+            with suppress(Exception):  # the store's guard has logged it
                 await self._mailbox.broadcast(PUBLISHED, {"events": events})
                 return True
         return False

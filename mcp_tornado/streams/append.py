@@ -1,4 +1,14 @@
-"""Appending to the event log across outages of the store."""
+"""Append to the event log across outages of the store, each event at most once.
+
+When an append fails, it is unknown whether the store has taken the event: the error may have come after the write.
+Appending it again could double it. Before each further attempt the appender therefore
+
+1. writes a barrier, a short lease. Once the barrier is written, the result of the earlier append is final: its event
+   can be read now, or never.
+2. searches the log for the event, from the newest event on that it knew before the first attempt.
+
+If the event is found, its id is the result; else the appender appends it again.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +32,16 @@ _T = TypeVar("_T")
 _BARRIER_SECONDS: Final = 1.0
 
 
-async def retry_while_unavailable(attempt: Callable[[], Awaitable[_T]], seconds: float | None) -> _T:
-    """Try something again and again, and return its result.
+async def retry_while_unavailable(attempt: Callable[[], Awaitable[_T]], retry_seconds: float | None) -> _T:
+    """Call a function until it no longer raises `SessionError`, with growing pauses, and return its result.
 
     Args:
-        attempt: Is awaited anew each time that it has raised `SessionError`.
-        seconds: For how long; `None` until it succeeds.
+        attempt: The function; it is called and awaited anew for each attempt.
+        retry_seconds: For how long to retry. Then the last error is raised. `None`: until an attempt succeeds.
     """
     retrying = AsyncRetrying(
         retry=retry_if_exception_type(SessionError),
-        stop=stop_never if seconds is None else stop_after_delay(seconds),
+        stop=stop_never if retry_seconds is None else stop_after_delay(retry_seconds),
         wait=wait_exponential(multiplier=0.1, max=2.0) + wait_random(0, 0.1),
         reraise=True,
     )
@@ -39,17 +49,14 @@ async def retry_while_unavailable(attempt: Callable[[], Awaitable[_T]], seconds:
 
 
 class StreamAppender:
-    """Appends events once each, trying again while the store is away.
-
-    Where an attempt failed it is not known whether the store took the event: before the next one the log is searched
-    for it, after the newest event that is known.
+    """Appends events to one stream, each at most once, and retries while the store is unavailable.
 
     Args:
-        log: The log.
-        key: Whose events.
-        stream: The stream.
-        shared: Whether other processes write to the stream too. An equal event of theirs that is newer than the attempt
-            is as good as ours: what says the same to the same client at the same time.
+        log: The event log.
+        key: The session's key.
+        stream: The stream's name.
+        shared: Whether other processes write to the stream too. Then an equal event of theirs that is newer than the
+            first attempt counts as this one: it says the same to the same client at the same time.
     """
 
     def __init__(self, log: EventLog, key: str, stream: str, *, shared: bool = False) -> None:
@@ -57,7 +64,7 @@ class StreamAppender:
         self.stream = stream
         self._log = log
         self._shared = shared
-        self._newest: str | None = None
+        self._newest_id: str | None = None
         """The newest event that is known to be in the log."""
 
     async def append(
@@ -65,58 +72,58 @@ class StreamAppender:
         message: Mapping[str, Any] | None,
         *,
         final: bool = False,
-        seconds: float | None = None,
-        on_trouble: Callable[[], None] | None = None,
+        retry_seconds: float | None = None,
+        on_first_failure: Callable[[], None] | None = None,
     ) -> str:
         """Append an event and return its id.
 
         Args:
             message: See `EventLog.append`.
-            final: Whether the stream ends with it.
-            seconds: For how long to try: 0 for once, `None` until it succeeds.
-            on_trouble: Called when the first attempt has failed.
+            final: Whether the stream ends with the event.
+            retry_seconds: For how long to retry: 0 for a single attempt, `None` until an attempt succeeds.
+            on_first_failure: Called when the first attempt has failed because the store is unavailable.
 
         Raises:
-            SessionError: `STORE_UNAVAILABLE` still, after so long.
+            SessionError: `STORE_UNAVAILABLE`: the store was unavailable for `retry_seconds`.
             SessionGone, StreamEnded, TypeError, ValueError: See `EventLog.append`.
         """
-        tried, since = False, self._newest
+        is_retry, start = False, self._newest_id
 
         async def attempt() -> str:
-            nonlocal tried, since
-            if tried:
-                found = await self._find(message, since)
+            nonlocal is_retry, start
+            if is_retry:
+                found = await self._find_appended(message, start)
                 if found is not None:
                     return found
             elif self._shared:
-                since = await self._pass_over()
-            tried = True
+                start = await self._read_to_end()
+            is_retry = True
             return await self._log.append(self.key, self.stream, message, final=final)
 
         try:
             event_id = await attempt()
         except SessionError:
-            if on_trouble is not None:
-                on_trouble()
-            if seconds == 0:
+            if on_first_failure is not None:
+                on_first_failure()
+            if retry_seconds == 0:
                 raise
-            event_id = await retry_while_unavailable(attempt, seconds)
-        self._newest = event_id
+            event_id = await retry_while_unavailable(attempt, retry_seconds)
+        self._newest_id = event_id
         return event_id
 
-    async def _pass_over(self) -> str | None:
-        """Find out what is the newest event, so that an equal one which is older is not taken for ours."""
-        newest = self._newest
-        while events := await self._log.read(self.key, newest, stream=self.stream):
-            newest = events[-1].id
-        self._newest = newest
-        return newest
+    async def _read_to_end(self) -> str | None:
+        """Return the newest event's id. An equal event of another process that is older must not count as this one."""
+        newest_id = self._newest_id
+        while events := await self._log.read(self.key, newest_id, stream=self.stream):
+            newest_id = events[-1].id
+        self._newest_id = newest_id
+        return newest_id
 
-    async def _find(self, message: Mapping[str, Any] | None, since: str | None) -> str | None:
-        """Return the id of an event that is in the log although nobody was told so."""
-        # A write of ours: once it has come through, what we wrote before it is there to be read, or never will be.
+    async def _find_appended(self, message: Mapping[str, Any] | None, start: str | None) -> str | None:
+        """Return the id of the event if a failed attempt has appended it after `start`, else `None`."""
+        # The barrier: after this write of this process, its earlier writes can be read, or never will be.
         await self._log.claim(f"barrier:{self.stream}", self.stream, _BARRIER_SECONDS)
-        wanted, after = encode(message), since
+        wanted, after = encode(message), start
         while events := await self._log.read(self.key, after, stream=self.stream):
             for event in events:
                 if encode(event.message) == wanted:

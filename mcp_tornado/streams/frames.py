@@ -1,4 +1,4 @@
-"""Frames on their way to one connection, and the queue that they wait in."""
+"""The frames that are sent on one connection, and the queue that they wait in."""
 
 from __future__ import annotations
 
@@ -8,68 +8,70 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-_QUEUE_LENGTH: Final = 64
-"""How many frames wait for a slow client before whoever sends them waits too."""
+_MAX_QUEUED_FRAMES: Final = 64
+"""Number of frames that may wait for a slow client before the sender waits too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What goes out on a stream: a message, or `None` for a priming event; `id` is `None` where none is logged.
+    """One server-sent event.
 
-    With neither it tells the client no more than after how long to come back.
+    A frame with neither an id nor a message only carries the time after which the client should reconnect.
     """
 
     id: str | None
+    """The event's id; `None` if the event is not in the log."""
     message: Mapping[str, Any] | None
+    """The JSON-RPC message; `None` for a priming event."""
 
 
 class FrameReader(Protocol):
-    """What yields the frames of one connection."""
+    """A source of the frames of one connection."""
 
     def frames(self, keepalive: float) -> AsyncGenerator[Frame | None]:
-        """Yield the frames as they come, and `None` whenever `keepalive` seconds pass without one."""
+        """Yield each frame as soon as there is one, and `None` whenever `keepalive` seconds pass without one."""
         ...
 
-    def close(self, *, at_once: bool = False) -> None:
-        """End the reading; `at_once` leaves out what was not read yet."""
+    def close(self, *, discard_pending: bool = False) -> None:
+        """End the reading after the frames that are there already; `discard_pending` leaves these out too."""
         ...
 
 
 class FrameQueue:
-    """Frames on their way to the one connection they answer; a client that is slow lets the sender wait."""
+    """The frames that wait for one connection. If the client is slow, the sender waits too."""
 
     def __init__(self) -> None:
         self._frames: deque[Frame] = deque()
         self._closed = False
         self._complete = False
         self._changed: asyncio.Future[None] | None = None
-        self._room: asyncio.Future[None] | None = None
+        self._has_room: asyncio.Future[None] | None = None
 
     @property
-    def closed(self) -> bool:
-        """Whether nothing more is sent."""
+    def is_closed(self) -> bool:
+        """Whether the queue takes no more frames."""
         return self._closed
 
     def put(self, frame: Frame, *, last: bool = False) -> None:
-        """Add a frame; `last` ends the queue with it. Nothing is added to a closed one."""
+        """Add a frame, if the queue is not closed; `last` ends the queue with it."""
         if not self._closed:
             self._frames.append(frame)
             self._complete = self._complete or last
             _wake(self._changed)
 
-    async def room(self) -> None:
-        """Wait until the client has taken most of what was put, or is gone."""
-        while len(self._frames) >= _QUEUE_LENGTH and not self._closed:
-            if self._room is None or self._room.done():
-                self._room = asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._room)
+    async def wait_for_room(self) -> None:
+        """Wait until fewer than `_MAX_QUEUED_FRAMES` frames wait for the client, or the queue is closed."""
+        while len(self._frames) >= _MAX_QUEUED_FRAMES and not self._closed:
+            if self._has_room is None or self._has_room.done():
+                self._has_room = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._has_room)
 
     async def frames(self, keepalive: float) -> AsyncGenerator[Frame | None]:
         """See `FrameReader.frames`."""
         while True:
             while self._frames:
                 frame = self._frames.popleft()
-                _wake(self._room)
+                _wake(self._has_room)
                 yield frame
             if self._closed or self._complete:
                 return
@@ -80,15 +82,15 @@ class FrameQueue:
             except TimeoutError:
                 yield None
 
-    def close(self, *, at_once: bool = False) -> None:
+    def close(self, *, discard_pending: bool = False) -> None:
         """See `FrameReader.close`."""
         self._closed = True
-        if at_once:
+        if discard_pending:
             self._frames.clear()
         _wake(self._changed)
-        _wake(self._room)
+        _wake(self._has_room)
 
 
-def _wake(waiting: asyncio.Future[None] | None) -> None:
-    if waiting is not None and not waiting.done():
-        waiting.set_result(None)
+def _wake(future: asyncio.Future[None] | None) -> None:
+    if future is not None and not future.done():
+        future.set_result(None)

@@ -1,4 +1,9 @@
-"""Reading the streams of a session from its event log, as new events come."""
+"""Read streams of a session from its event log, and follow them as new events are appended.
+
+The reader reads the log to its end, waits, and reads again. The log is the truth and a wake-up is a hint: the reader
+reads after every wait. A wake-up without an event may mean that the session has ended; only the session manager decides
+that, so the reader asks it.
+"""
 
 from __future__ import annotations
 
@@ -10,29 +15,31 @@ from mcp_tornado.sessions import EventId, EventLog
 from mcp_tornado.streams.frames import Frame
 
 IsAlive = Callable[[str], Awaitable[bool]]
-"""Says of a session's key whether the session lives; where it does not, its readers are closed soon."""
+"""Returns whether the session with this key is alive. If it is not, its readers are closed soon after."""
 
 OnIdle = Callable[[str | None], Awaitable[bool]]
-"""Looks after what is read, given the last event that was read; says whether it may have written something."""
-_TEND_SECONDS: Final = 1.0
-"""How often a reader with nothing to read looks after what it reads."""
+"""Called while a reader has nothing to read, with the id of the last event that it has read. Returns whether there may
+be a new event, because this call has written one."""
+
+_ON_IDLE_SECONDS: Final = 1.0
+"""Shortest interval between two calls of `on_idle`."""
 
 
 class StreamReader:
-    """Follows streams of a session in its event log, until a final event, the session's end, or `close`.
+    """Reads streams of a session, and follows them until a final event, the end of the session, or `close`.
 
     Args:
-        log: The log that is read.
-        key: Whose events.
-        after: The event to start after; `None` for the oldest kept.
-        alive: Says whether the session still lives.
-        shows: Which streams are shown.
-        follows_one: Whether one stream is shown, so that its final event is the end.
-        lost: The last messages of a reader that follows one stream, where the bounds have evicted what it was to
-            read next; without any it goes on with the oldest event kept.
-        tend: Is called every now and then while there is nothing to read.
-        polled: Whether its client knows that it is to come back where the stream goes on (MCP 2025-11-25,
-            basic/transports).
+        log: The event log.
+        key: The session's key.
+        after: The event to start after; `None` for the oldest event that is kept.
+        is_alive: Returns whether the session is alive.
+        shows: Returns whether the stream with this name is read.
+        follows_one: Whether one stream is read, so that its final event ends the reader.
+        eviction_messages: The messages to end with if the bounds of the log have evicted the events to read next. If
+            there are none, reading goes on at the oldest event that is kept. For a reader of one stream.
+        on_idle: Called from time to time while there is nothing to read.
+        client_reconnects: Whether the client knows that it must reconnect when the server closes the connection before
+            the end of the stream (MCP 2025-11-25, basic/transports).
     """
 
     def __init__(
@@ -41,37 +48,37 @@ class StreamReader:
         key: str,
         *,
         after: str | None,
-        alive: IsAlive,
+        is_alive: IsAlive,
         shows: Callable[[str], bool],
         follows_one: bool = False,
-        lost: Sequence[Mapping[str, Any]] = (),
-        tend: OnIdle | None = None,
-        polled: bool = False,
+        eviction_messages: Sequence[Mapping[str, Any]] = (),
+        on_idle: OnIdle | None = None,
+        client_reconnects: bool = False,
     ) -> None:
         self.key = key
         self._follows_one = follows_one
         self._log = log
-        self._after = after
-        self._alive = alive
+        self._last_read_id = after
+        self._is_alive = is_alive
         self._shows = shows
-        self._lost = lost
-        self._tend = tend
-        self._polled = polled
+        self._eviction_messages = eviction_messages
+        self._on_idle = on_idle
+        self._client_reconnects = client_reconnects
         self._closed = False
-        self._abandoned = False
-        self._goes_on = False
+        self._discards_pending = False
+        self._stream_continues = False
         self._waiting: asyncio.Future[bool] | None = None
 
     @property
     def ends_with_a_call(self) -> bool:
-        """Whether a call that runs in this process ends what is read."""
-        return self._follows_one and self._tend is None
+        """Whether the reader ends when a call that runs in this process is answered."""
+        return self._follows_one and self._on_idle is None
 
-    def close(self, *, at_once: bool = False, goes_on: bool = False) -> None:
-        """See `FrameReader.close`; `goes_on`: the stream does not end, and its client is to come back."""
+    def close(self, *, discard_pending: bool = False, stream_continues: bool = False) -> None:
+        """See `FrameReader.close`; `stream_continues`: only the connection ends, and the client should reconnect."""
         self._closed = True
-        self._abandoned = self._abandoned or at_once
-        self._goes_on = self._goes_on or goes_on
+        self._discards_pending = self._discards_pending or discard_pending
+        self._stream_continues = self._stream_continues or stream_continues
         if self._waiting is not None:
             self._waiting.cancel()
 
@@ -82,57 +89,62 @@ class StreamReader:
             SessionError: `STORE_UNAVAILABLE`.
         """
         now = asyncio.get_running_loop().time
-        due = now() + keepalive
-        tend_at = now()
-        woken = False
-        while not self._abandoned:
-            if self._lost and await self._evicted():
-                for message in self._lost:
+        keepalive_at = now() + keepalive
+        on_idle_at = now()
+        was_woken = False
+        while not self._discards_pending:
+            if self._eviction_messages and await self._has_lost_events():
+                for message in self._eviction_messages:
                     yield Frame(None, message)
                 return
-            events = await self._log.read(self.key, self._after)
+            events = await self._log.read(self.key, self._last_read_id)
             for event in events:
-                self._after = event.id
+                self._last_read_id = event.id
                 if self._shows(event.stream):
                     yield Frame(event.id, event.message)
-                    due = now() + keepalive
-                    if self._abandoned:
+                    keepalive_at = now() + keepalive
+                    if self._discards_pending:
                         break
                     if event.final and self._follows_one:
                         return
             if events:
-                woken = False
+                was_woken = False
                 continue
             if self._closed:
-                if self._goes_on and self._polled:
+                if self._stream_continues and self._client_reconnects:
                     yield Frame(None, None)
                 break
-            if self._tend is not None and now() >= tend_at:
-                tend_at = now() + _TEND_SECONDS
-                if await self._tend(self._after):
+            if self._on_idle is not None and now() >= on_idle_at:
+                on_idle_at = now() + _ON_IDLE_SECONDS
+                if await self._on_idle(self._last_read_id):
                     continue
-            # Woken for nothing: the session may have ended, here or elsewhere. Then we are closed.
-            ended = woken and not await self._alive(self.key)
-            pause = due if self._tend is None else min(due, tend_at)
-            woken = await self._wait(None if ended else max(0.0, pause - now()))
-            if not woken and now() >= due:
+            # A wake-up without an event may mean that the session has ended, in any process. Then `close` follows.
+            has_ended = was_woken and not await self._is_alive(self.key)
+            wait_until = keepalive_at if self._on_idle is None else min(keepalive_at, on_idle_at)
+            was_woken = await self._wait(None if has_ended else max(0.0, wait_until - now()))
+            if not was_woken and now() >= keepalive_at:
                 yield None
-                due = now() + keepalive
+                keepalive_at = now() + keepalive
 
-    async def _evicted(self) -> bool:
-        """Say whether the event to start after is no longer kept, and so perhaps not those that followed it."""
+    async def _has_lost_events(self) -> bool:
+        """Return whether the last event that was read is evicted: then events that followed it may be evicted too."""
         oldest = await self._log.read(self.key, None, limit=1)
-        after = EventId.parse(self._after) if self._after is not None else None
-        kept_from = EventId.parse(oldest[0].id) if oldest else None
-        return after is not None and kept_from is not None and kept_from.number > after.number
+        last_read = EventId.parse(self._last_read_id) if self._last_read_id is not None else None
+        oldest_id = EventId.parse(oldest[0].id) if oldest else None
+        return last_read is not None and oldest_id is not None and oldest_id.number > last_read.number
 
-    async def _wait(self, keepalive: float | None) -> bool:
+    async def _wait(self, timeout: float | None) -> bool:
+        """Wait for an event or for `close`, at most `timeout` seconds; `None`: for `close` alone.
+
+        Returns:
+            Whether there may be something new; `False` after the whole time.
+        """
         if self._closed:
             return True
-        if keepalive is None:
+        if timeout is None:
             self._waiting = asyncio.get_running_loop().create_future()
         else:
-            self._waiting = asyncio.ensure_future(self._log.wait(self.key, self._after, keepalive))
+            self._waiting = asyncio.ensure_future(self._log.wait(self.key, self._last_read_id, timeout))
         try:
             return await self._waiting
         except asyncio.CancelledError:

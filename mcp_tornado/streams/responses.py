@@ -1,4 +1,19 @@
-"""What answers one POST: JSON while nothing was emitted, an event stream from then on."""
+"""The answer to a POST: JSON, or an event stream.
+
+A silent call writes nothing to the event log: the answer to its POST is JSON. A POST becomes a stream if one of these
+happens before all its requests are answered:
+
+- A handler emits a message: a notification, or a request of the server to the client.
+- The stream timer ends (`events.stream_after_seconds`).
+- A handler closes the connection, for the client to reconnect later.
+
+Only then the stream gets its name, which names this process, and its first event. From then on, each message is
+appended to the log and then sent on the connection with its event id. A client that has lost the connection resumes the
+stream from the log, in any process. A call of `/mcp/send` has a stream from its beginning, and no connection.
+
+If the store is unavailable, a connected client gets an answer at once, and any other message after 10 s at the latest,
+without an event id. If no client is connected, the message waits for the store, so that it is neither lost nor doubled.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +30,19 @@ from mcp_tornado.sessions import ErrorCode, EventLog, SessionError, SessionGone,
 from mcp_tornado.sessions.encoding import encode
 from mcp_tornado.streams.append import StreamAppender
 from mcp_tornado.streams.frames import Frame, FrameQueue, FrameReader
-from mcp_tornado.streams.names import ids_stream, new_stream
+from mcp_tornado.streams.names import new_stream_name, request_ids_stream
 from mcp_tornado.streams.timers import SharedTimer
 
 _log = get_logger(__name__)
 
-_STORE_PATIENCE: Final = 10.0
-"""Seconds for which a message waits for the store while a client is attached that could do without."""
-_NOT_KEPT: Final = "The answer is more than the session store can keep"
+_STORE_RETRY_SECONDS: Final = 10.0
+"""How long a message waits for an unavailable store while a client is connected, which can get it without the store."""
+_TOO_LARGE: Final = "The answer is larger than the session store can keep"
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer that is not a stream: its HTTP status, its body, which is JSON, and `Retry-After` in seconds."""
+    """An answer that is not a stream: its HTTP status, its JSON body, and `Retry-After` in seconds or `None`."""
 
     status: int
     body: bytes
@@ -36,15 +51,15 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a request went: the JSON-RPC response, and what HTTP is told where that is not sent as a stream."""
+    """The JSON-RPC response to a request, and the HTTP status and `Retry-After` if it is not sent on a stream."""
 
     message: Mapping[str, Any]
     status: int = 200
     retry_after: int | None = None
 
 
-def encoded(message: Mapping[str, Any]) -> tuple[Mapping[str, Any], bytes]:
-    """Return a response and its bytes; an error instead, where a handler put something into it that is no JSON."""
+def encode_response(message: Mapping[str, Any]) -> tuple[Mapping[str, Any], bytes]:
+    """Return a response and its bytes, or an error response if a handler's result cannot be encoded as JSON."""
     try:
         return message, encode(message)
     except (TypeError, ValueError):
@@ -56,20 +71,20 @@ def encoded(message: Mapping[str, Any]) -> tuple[Mapping[str, Any], bytes]:
 class ResponseStream:
     """Collects the answers to the requests of one POST, or of one call of `/mcp/send`.
 
-    While nothing was emitted, nothing is written to the event log: the answers are handed out as JSON. From
-    `open` on, everything is written to the log too, so that a client which lost the connection can resume; one that is
-    still connected is sent it from `queue`, whatever the log forgets.
+    Before `open` nothing is written to the event log, and the answers become a JSON body. After `open`, everything is
+    appended to the log, for clients that resume the stream. A connected client gets it from `queue`, also if the log
+    evicts it.
 
     Args:
-        log: The session's event log.
+        log: The event log.
         key: The session's key.
-        prefix: How the stream's name begins.
+        prefix: The prefix of the stream's name.
         process: The name of this process, for the stream's name.
         requests: The ids of the requests that will be answered.
         primed: Whether the stream begins with a priming event (MCP 2025-11-25, basic/transports).
-        as_list: Whether the JSON answer is a list, even of one (a batch).
-        may_stream: Whether it can become a stream at all; else what is emitted is dropped.
-        on_gone: Called when the session is found to have ended.
+        as_list: Whether the JSON body is a list even for a single answer (a batch).
+        may_stream: Whether the POST can become a stream; if not, emitted messages are dropped.
+        on_session_gone: Called when an append finds that the session has ended.
     """
 
     def __init__(
@@ -83,232 +98,246 @@ class ResponseStream:
         primed: bool = False,
         as_list: bool = False,
         may_stream: bool = True,
-        on_gone: Callable[[], object],
+        on_session_gone: Callable[[], object],
     ) -> None:
         self.key = key
         self.may_stream = may_stream
-        self._on_gone = on_gone
+        self._on_session_gone = on_session_gone
         self._log = log
         self._prefix = prefix
         self._process = process
         self._requests = requests
-        self._missing = len(requests)
+        self._unanswered = len(requests)
         self._primed = primed
         self._as_list = as_list
         self._answers: list[tuple[Mapping[str, Any], bytes]] = []
+        """The answers, and their bytes, that are not in the log because there is no stream yet."""
         self._status = 200
         self._retry_after: int | None = None
-        self._events: StreamAppender | None = None
-        """Where the stream is in the log; `None` while it is none."""
-        self._writing: asyncio.Lock | None = None
+        self._appender: StreamAppender | None = None
+        """Appends to the stream in the log; `None` as long as there is no stream."""
+        self._write_lock: asyncio.Lock | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._abandoned = False
+        self._disconnected = False
         self.queue = FrameQueue()
-        """What the POST's own connection is sent."""
+        """The frames for the connection of the POST itself."""
 
     @property
     def name(self) -> str | None:
-        """The stream's name in the log; `None` while nothing is written."""
-        return self._events.stream if self._events is not None else None
+        """The stream's name in the log; `None` as long as nothing is written."""
+        return self._appender.stream if self._appender is not None else None
 
-    async def answered(self, patience: SharedTimer | None) -> bool:
-        """Wait until all is answered or something was emitted, as long as patience lasts (`None`: for ever).
+    async def wait_for_json_answer(self, stream_timer: SharedTimer | None) -> bool:
+        """Wait until all requests are answered, something is emitted, the client disconnects, or the timer ends.
+
+        Args:
+            stream_timer: Limits the wait; `None` does not.
 
         Returns:
-            Whether the answer is at hand, or the client is gone; else a stream is called for.
+            Whether `json_answer` can be sent, or there is no client to send to. If not, a stream is needed.
         """
-        if self._missing and self._events is None and not self._abandoned:
+        if self._unanswered and self._appender is None and not self._disconnected:
             self._waiter = asyncio.get_running_loop().create_future()
-            wait = patience.call_later(self._decide) if patience is not None else None
+            timeout = stream_timer.call_later(self._wake_waiter) if stream_timer is not None else None
             try:
                 await self._waiter
             finally:
                 self._waiter = None
-                if wait is not None:
-                    wait.cancel()
-        return self._abandoned or (self._events is None and not self._missing)
+                if timeout is not None:
+                    timeout.cancel()
+        return self._disconnected or (self._appender is None and not self._unanswered)
 
-    def _decide(self) -> None:
+    def _wake_waiter(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _lock(self) -> asyncio.Lock:
-        """Return what keeps the order of the writes; an answer that is never streamed needs none."""
-        if self._writing is None:
-            self._writing = asyncio.Lock()
-        return self._writing
+    def _get_write_lock(self) -> asyncio.Lock:
+        """Return the lock that keeps the order of the writes. It is made late: a silent call never needs it."""
+        if self._write_lock is None:
+            self._write_lock = asyncio.Lock()
+        return self._write_lock
 
-    def answer(self) -> Answer:
-        """Return the JSON answer; call it only after `answered` said that it is at hand."""
+    def json_answer(self) -> Answer:
+        """Return the JSON answer. Call this only after `wait_for_json_answer` has returned true."""
         bodies = [body for _, body in self._answers]
         body = b"[%s]" % b",".join(bodies) if self._as_list else b"".join(bodies)
         return Answer(self._status, body, self._retry_after)
 
-    def abandon(self) -> None:
-        """Say that the client has hung up, or never waited: the requests go on."""
-        self._abandoned = True
-        self.queue.close(at_once=True)
-        self._decide()
+    def mark_disconnected(self) -> None:
+        """Note that the client has disconnected, or never waited for the answer. The requests go on."""
+        self._disconnected = True
+        self.queue.close(discard_pending=True)
+        self._wake_waiter()
 
     async def open(self) -> None:
-        """Become a stream, if it is not one yet: write the priming event, where there is one, and go to the log.
+        """Become a stream, unless it is one: append the priming event, if there is one, and the answers so far.
 
         Raises:
-            SessionError: `STORE_UNAVAILABLE`; it is no stream then.
+            SessionError: `STORE_UNAVAILABLE`; then there is no stream.
             SessionGone: The session has ended.
         """
-        async with self._lock():
-            await self._open(patience=0)
+        async with self._get_write_lock():
+            await self._open(retry_seconds=0)
 
-    async def _open(self, patience: float) -> StreamAppender:
-        if self._events is not None:
-            return self._events
-        events = StreamAppender(self._log, self.key, new_stream(self._prefix, self._process, self._requests))
-        ids = ids_stream(events.stream)
-        if ids is not None:
+    async def _open(self, retry_seconds: float) -> StreamAppender:
+        if self._appender is not None:
+            return self._appender
+        appender = StreamAppender(self._log, self.key, new_stream_name(self._prefix, self._process, self._requests))
+        ids_stream = request_ids_stream(appender.stream)
+        if ids_stream is not None:
             with suppress(SessionGone):
-                await self._log.append(self.key, ids, {"requests": list(self._requests)})
+                await self._log.append(self.key, ids_stream, {"requests": list(self._requests)})
         if self._primed:
             try:
-                self.queue.put(Frame(await events.append(None, seconds=patience), None))
+                self.queue.put(Frame(await appender.append(None, retry_seconds=retry_seconds), None))
             except SessionGone:
-                self._on_gone()
+                self._on_session_gone()
                 raise
-        self._events = events
+        self._appender = appender
         answers, self._answers = self._answers, []
         for index, (message, _) in enumerate(answers, start=1):
-            await self._append_answer(events, message, last=index == len(answers) and not self._missing)
-        self._decide()
-        return events
+            await self._append_answer(appender, message, last=index == len(answers) and not self._unanswered)
+        self._wake_waiter()
+        return appender
 
-    async def _append(self, events: StreamAppender, message: Mapping[str, Any]) -> None:
-        """Write to the log and send to the connection that is attached.
+    async def _append(self, appender: StreamAppender, message: Mapping[str, Any]) -> None:
+        """Append a message to the log, and send it to a connected client.
 
-        While the store is away this waits for it, so that nothing is lost or comes twice; not for ever where a
-        connection is attached, for that can do without the log.
+        If the store is unavailable and no client is connected, this waits for the store. If a client is connected, the
+        wait is limited: the client then gets the message without an event id.
 
         Raises:
-            SessionGone, StreamEnded: There is no connection, and the log does not take it.
-            ValueError: The same, because the store cannot keep it: it is too large, say.
+            SessionGone, StreamEnded: No client is connected, and the log does not take the message.
+            ValueError: No client is connected, and the store cannot keep the message, for example because of its size.
         """
         event_id = None
         while event_id is None:
             try:
-                event_id = await events.append(message, seconds=None if self.queue.closed else _STORE_PATIENCE)
+                retry_seconds = None if self.queue.is_closed else _STORE_RETRY_SECONDS
+                event_id = await appender.append(message, retry_seconds=retry_seconds)
             except SessionError:
-                if not self.queue.closed:
+                if not self.queue.is_closed:
                     break
             except (SessionGone, StreamEnded, ValueError):
-                if self.queue.closed:
+                if self.queue.is_closed:
                     raise
                 break
         self.queue.put(Frame(event_id, message))
 
-    async def _append_answer(self, events: StreamAppender, message: Mapping[str, Any], *, last: bool) -> None:
-        """Do the same for an answer, which a connection that is attached gets at once, whatever the store does.
+    async def _append_answer(self, appender: StreamAppender, message: Mapping[str, Any], *, last: bool) -> None:
+        """Append an answer to the log, and send it to a connected client at once, even if the store is unavailable.
 
-        One that the store cannot keep becomes an error in the log, for somebody may come back for it.
+        If the store cannot keep the answer, an error takes its place in the log, for a client that resumes the stream.
         """
-        handed_out = False
+        is_sent = False
 
-        def hand_out(event_id: str | None = None) -> None:
-            nonlocal handed_out
-            if not handed_out:
-                handed_out = True
+        def send(event_id: str | None = None) -> None:
+            nonlocal is_sent
+            if not is_sent:
+                is_sent = True
                 self.queue.put(Frame(event_id, message), last=last)
 
         try:
-            hand_out(await events.append(message, final=last, on_trouble=hand_out))
+            send(await appender.append(message, final=last, on_first_failure=send))
         except (SessionGone, StreamEnded):
-            hand_out()
+            send()
         except ValueError:
-            hand_out()
-            error = SessionError(ErrorCode.INTERNAL_ERROR, _NOT_KEPT).to_error()
+            send()
+            error = SessionError(ErrorCode.INTERNAL_ERROR, _TOO_LARGE).to_error()
             with suppress(SessionGone, StreamEnded):
-                await events.append(jsonrpc.error(message.get("id"), error), final=last)
+                await appender.append(jsonrpc.error(message.get("id"), error), final=last)
 
     async def emit(self, message: Mapping[str, Any]) -> None:
-        """Send a notification or a request of the server's; dropped where there can be no stream any more.
+        """Send a notification or a request of the server to the client, on the stream, which is opened if needed.
 
-        Returns once a client that is attached has taken most of what was sent.
+        The message is dropped if the POST may not become a stream, if all requests are answered, or if the session has
+        ended and no client is connected. If too many frames wait for a slow client, this waits until there is room.
 
         Raises:
             SessionError: `STORE_UNAVAILABLE`: there is no stream yet, and none could be opened.
+            ValueError: No client is connected, and the store cannot keep the message.
         """
         if not self.may_stream:
             return
-        async with self._lock():
-            if not self._missing:
+        async with self._get_write_lock():
+            if not self._unanswered:
                 return
             try:
-                await self._append(await self._open(_STORE_PATIENCE), message)
+                await self._append(await self._open(_STORE_RETRY_SECONDS), message)
             except (SessionGone, StreamEnded) as error:
                 if isinstance(error, SessionGone):
-                    self._on_gone()
+                    self._on_session_gone()
                 _log.debug("message.dropped", session=short_key(self.key), method=message.get("method"))
-        await self.queue.room()
+        await self.queue.wait_for_room()
 
-    async def settle(self, outcome: Outcome) -> None:
-        """Take the answer to one of the requests.
+    async def add_answer(self, outcome: Outcome) -> None:
+        """Take the answer to one of the requests, and send it if there is a stream.
 
-        Where the session has ended or the store fails, a client that is still connected gets it all the same.
+        A connected client gets the answer even if the session has ended or the store is unavailable.
         """
-        message, body = encoded(outcome.message)
-        if self._writing is None:
+        message, body = encode_response(outcome.message)
+        if self._write_lock is None:
             self._collect(message, body, outcome)
             return
-        async with self._writing:
-            if self._events is None:
+        async with self._write_lock:
+            if self._appender is None:
                 self._collect(message, body, outcome)
                 return
-            self._missing -= 1
-            await self._append_answer(self._events, message, last=not self._missing)
+            self._unanswered -= 1
+            await self._append_answer(self._appender, message, last=not self._unanswered)
 
     def _collect(self, message: Mapping[str, Any], body: bytes, outcome: Outcome) -> None:
-        self._missing -= 1
+        self._unanswered -= 1
         self._status, self._retry_after = outcome.status, outcome.retry_after
         self._answers.append((message, body))
-        if not self._missing:
-            self._decide()
+        if not self._unanswered:
+            self._wake_waiter()
 
-    async def detach(self) -> None:
-        """Close the connection that the stream answers, for the client to come back with `Last-Event-ID`.
+    async def close_connection(self) -> None:
+        """Close the connection of the POST, for the client to reconnect with `Last-Event-ID`.
 
-        Of use only where the stream is primed: without an event id the client could not come back.
+        Useful only if the stream is primed: without an event id the client cannot resume the stream.
         """
         try:
             await self.open()
         except (SessionError, SessionGone):
             _log.warning(
-                "stream.kept", session=short_key(self.key), hint="without the store nobody could come back to it"
+                "stream.kept",
+                session=short_key(self.key),
+                hint="the connection stays open, because without the store the client could not resume the stream",
             )
             return
         self.queue.close()
 
 
 class SessionExchange:
-    """One POST of a session, as the web layer answers it."""
+    """One POST of a session, for the web layer.
 
-    def __init__(self, stream: ResponseStream, patience: SharedTimer | None) -> None:
+    Args:
+        stream: Collects the answers.
+        stream_timer: Limits the wait for a JSON answer; `None` does not.
+    """
+
+    def __init__(self, stream: ResponseStream, stream_timer: SharedTimer | None) -> None:
         self._stream = stream
-        self._patience = patience
+        self._stream_timer = stream_timer
 
     async def answer(self) -> Answer | None:
-        """Return the JSON answer, or `None` where `frames` are to be streamed."""
-        if await self._stream.answered(self._patience):
-            return self._stream.answer()
+        """Return the JSON answer, or `None` if the frames of `reader` are to be streamed."""
+        if await self._stream.wait_for_json_answer(self._stream_timer):
+            return self._stream.json_answer()
         try:
             await self._stream.open()
         except (SessionError, SessionGone):
-            # No stream without a store; the answer itself needs none. Unless a stream could be opened after all.
-            if await self._stream.answered(None):
-                return self._stream.answer()
+            # A stream needs the store, a JSON answer does not: wait for it, unless a handler opens the stream later.
+            if await self._stream.wait_for_json_answer(None):
+                return self._stream.json_answer()
         return None
 
     def reader(self) -> FrameReader:
-        """Return who reads the stream, once `answer` has said that there is one."""
+        """Return the reader of the stream. Call this only after `answer` has returned `None`."""
         return self._stream.queue
 
     def disconnect(self) -> None:
-        """Say that the client has hung up; a handshake-era call goes on."""
-        self._stream.abandon()
+        """Note that the client has disconnected. A handshake-era call goes on."""
+        self._stream.mark_disconnected()

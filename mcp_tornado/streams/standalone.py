@@ -1,4 +1,25 @@
-"""Who holds the standalone stream of a session, among all processes."""
+"""One reader at a time for the standalone stream of a session, among all processes.
+
+The process that reads a session's standalone stream holds a lease in the store, `get:<session>`. The lease is a hint:
+
+- A process that gets the lease knows that no other process reads the stream.
+- A process that does not get the lease knows nothing: the holder may be dead, or may have stopped reading a moment ago.
+  It asks all processes (`standalone.holder`), and only a process that answers within 2 s counts as a reader. If no
+  process answers, or if the lease becomes free meanwhile, the stream is free.
+
+A GET with an event id of the stream takes the stream over from another GET. Its process broadcasts `standalone.taken`,
+and each other process that reads the stream stops. If two processes take the stream over at the same time, the later
+broadcast wins. All processes read broadcasts in the same order, so they agree which one that is: a process ignores
+takeovers that it reads before its own. A process that reads the stream without the lease because no process has
+answered broadcasts `standalone.taken` too: the holder may only have been slow.
+
+A process that loses the stream to a takeover does not release its lease but lets it expire. If the lease were free, a
+third process could claim it before the new reader does, and conclude that no process reads the stream.
+
+Each process renews its leases. If it cannot, because another process holds the lease, it asks whether that process
+reads the stream, and if so stops reading. So two readers that nevertheless came about, for example because a process
+was stopped for longer than its lease lasts, become one again.
+"""
 
 from __future__ import annotations
 
@@ -9,39 +30,38 @@ from contextlib import suppress
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
-from mcp_tornado.cluster.mailbox import Content, Mailbox
+from mcp_tornado.cluster.mailbox import Mailbox, Payload
 from mcp_tornado.cluster.membership import Membership
 from mcp_tornado.sessions import EventLog, SessionError
 from mcp_tornado.streams.readers import StreamReaders, standalone_conflict
 from mcp_tornado.streams.tasks import Spawn
 
 HOLDER: Final = "standalone.holder"
-"""Asks who reads a session's standalone stream."""
+"""Message kind: asks which process reads a session's standalone stream."""
 TAKEN: Final = "standalone.taken"
-"""Says that another process reads a session's standalone stream from now on."""
+"""Message kind: from now on the sender reads a session's standalone stream."""
 CLOSE: Final = "standalone.close"
-"""Asks whoever reads a session's standalone stream to close the connection."""
+"""Message kind: asks the process that reads a session's standalone stream to close the connection."""
 
 _ANSWER_SECONDS: Final = 2.0
-"""How long whoever holds a stream may take to say so."""
-_LOOK_SECONDS: Final = (0.2, 10.0)
-"""The first and the longest pause until it is tried again to get a lease that another process has."""
+"""How long a process may take to answer that it reads a stream."""
+_FIRST_CLAIM_SECONDS: Final = 0.2
+"""Pause before the second attempt to claim a lease that another process holds. Each further attempt doubles it."""
+_MAX_CLAIM_SECONDS: Final = 10.0
+"""Longest pause between two attempts to claim a lease that another process holds."""
 _LEASE_SECONDS: Final = 90.0
-"""How long a lease lasts; it is renewed with the sessions that are kept alive."""
+"""How long a lease lasts. It is renewed together with the sessions that are kept alive."""
 
 
 class StandaloneStreams:
-    """Makes sure that one GET at a time reads a session's standalone stream, wherever it is.
-
-    The lease in the store tells quickly that nobody else reads. Where it is taken, its holder may be dead or
-    be letting go: then the other processes are asked, and only one that answers counts.
+    """Makes sure that one GET at a time reads a session's standalone stream, in whatever process.
 
     Args:
-        log: Keeps the leases.
-        membership: The processes; its name is the owner of this process's leases.
+        log: The event log, which keeps the leases.
+        membership: The processes that share the store. This process's name owns its leases.
         mailbox: Sends messages to the other processes.
-        readers: What is read in this process.
-        spawn: Starts a task that the kernel ends at its end.
+        readers: The readers of this process.
+        spawn: Starts a background task, which the kernel cancels when it ends.
     """
 
     def __init__(
@@ -53,128 +73,140 @@ class StandaloneStreams:
         self._readers = readers
         self._spawn = spawn
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._taking: Counter[str] = Counter()
-        """How often this process has taken a session's stream over without having heard of it itself yet."""
-        self._taken: dict[str, float] = {}
-        """The sessions whose stream another process has taken over, and until when our lease may last."""
-        mailbox.register_own(TAKEN, lambda content: self._has_taken(_session(content)))
-        mailbox.register(HOLDER, self._is_held)
-        mailbox.register(TAKEN, self._let_go)
-        mailbox.register(CLOSE, self._close)
+        self._unread_takeovers: Counter[str] = Counter()
+        """By session: number of own takeovers that this process has not read in the broadcast log yet."""
+        self._lost_until: dict[str, float] = {}
+        """By session whose stream was lost to another process: when the own lease expires (monotonic clock)."""
+        mailbox.register_own_broadcast(TAKEN, lambda payload: self._note_own_takeover(_session_in(payload)))
+        mailbox.register(HOLDER, self._handle_holder)
+        mailbox.register(TAKEN, self._handle_taken)
+        mailbox.register(CLOSE, self._handle_close)
 
-    async def take(self, key: str, *, over: bool) -> None:
-        """Take a session's stream, or take it over from whoever holds it; its reader is registered already.
+    async def acquire(self, key: str, *, take_over: bool) -> None:
+        """Acquire a session's stream for this process. The reader is in `readers` already.
+
+        Args:
+            key: The session's key.
+            take_over: Whether to take the stream over from another process that reads it.
 
         Raises:
-            SessionError: `SESSION_CONFLICT`: somebody holds it and it is not to be taken over; `STORE_UNAVAILABLE`.
+            SessionError: `SESSION_CONFLICT`: another process reads the stream, and `take_over` is false;
+                `STORE_UNAVAILABLE`.
         """
-        async with self._lock(key):
-            # A lease that is ours although another process has taken the stream over tells nothing.
-            taken = self._taken.pop(key, 0.0) > time.monotonic()
-            has_lease = not (taken and not over) and await self._claim(key)
-            if has_lease and not over:
+        async with self._lock_of(key):
+            # After the stream was lost to another process, this process can still hold the lease: that means nothing.
+            was_lost = self._lost_until.pop(key, 0.0) > time.monotonic()
+            has_lease = not (was_lost and not take_over) and await self._claim(key)
+            if has_lease and not take_over:
                 return
-            if not over and await self._somebody_holds(key, lease_tells=not taken):
+            if not take_over and await self._is_read_elsewhere(key, trust_lease=not was_lost):
                 raise standalone_conflict()
-            await self._tell_taken(key)
+            await self._announce_takeover(key)
         if not has_lease:
-            # Until the one before has let go, or its lease has ended: whoever asks is answered all the same.
-            self._spawn(self._claim_later(key))
+            # The lease becomes free when its holder releases it, or when it expires. Until then this process reads
+            # without it, and answers the processes that ask.
+            self._spawn(self._claim_when_free(key))
 
-    async def _tell_taken(self, key: str) -> None:
-        # What others took before us, and we have not heard of yet, is over.
-        self._taking[key] += 1
-        told = False
+    async def _announce_takeover(self, key: str) -> None:
+        # Takeovers of other processes that come before this one in the broadcast log no longer count.
+        self._unread_takeovers[key] += 1
+        is_sent = False
         try:
-            told = await self._mailbox.broadcast(TAKEN, {"session": key})
+            is_sent = await self._mailbox.broadcast(TAKEN, {"session": key})
         finally:
-            if not told:
-                self._has_taken(key)
+            if not is_sent:
+                self._note_own_takeover(key)
 
-    def _has_taken(self, key: str) -> None:
-        self._taking[key] -= 1
-        if self._taking[key] <= 0:
-            del self._taking[key]
+    def _note_own_takeover(self, key: str) -> None:
+        """Note that a takeover of this process was read in the broadcast log, or was not sent."""
+        self._unread_takeovers[key] -= 1
+        if self._unread_takeovers[key] <= 0:
+            del self._unread_takeovers[key]
 
     async def close(self, key: str) -> None:
-        """Close the connection that reads a session's stream, wherever it is, for the client to come back.
+        """Close the connection that reads a session's stream, in whatever process, for the client to reconnect.
 
         Raises:
             SessionError: `STORE_UNAVAILABLE`.
         """
-        if self._readers.holds_standalone(key):
+        if self._readers.reads_standalone(key):
             self._readers.close_standalone(key)
         else:
             await self._mailbox.broadcast(CLOSE, {"session": key})
 
     async def renew(self, key: str) -> None:
-        """Renew the lease of a stream that is read here, if one is; where another process reads it too, stop reading.
+        """Renew the lease of a stream that this process reads. If another process reads it too, stop reading.
 
         Raises:
             SessionError: `STORE_UNAVAILABLE`.
         """
-        async with self._lock(key):
-            if not self._readers.holds_standalone(key) or await self._claim(key):
+        async with self._lock_of(key):
+            if not self._readers.reads_standalone(key) or await self._claim(key):
                 return
         if await self._mailbox.ask(HOLDER, {"session": key}, _ANSWER_SECONDS):
-            self._readers.close_standalone(key, at_once=True)
+            self._readers.close_standalone(key, discard_pending=True)
 
-    async def give_up(self, key: str) -> None:
-        """Give a session's stream up, unless it is read here again already."""
-        async with self._lock(key):
-            self._taking.pop(key, None)
-            if key not in self._taken and not self._readers.holds_standalone(key):
-                with suppress(SessionError):  # the lease ends by itself
-                    await self._log.release(_lease(key), self._owner)
+    async def release(self, key: str) -> None:
+        """Release a session's stream, unless this process reads it again already."""
+        async with self._lock_of(key):
+            self._unread_takeovers.pop(key, None)
+            if key not in self._lost_until and not self._readers.reads_standalone(key):
+                with suppress(SessionError):  # the lease expires
+                    await self._log.release(_lease_name(key), self._owner)
 
-    def _lock(self, key: str) -> asyncio.Lock:
-        """Return what keeps this process from giving up what it takes at the same moment."""
+    def _lock_of(self, key: str) -> asyncio.Lock:
+        """Return the lock that keeps this process from releasing a stream while it acquires it."""
         return self._locks.setdefault(key, asyncio.Lock())
 
     async def _claim(self, key: str) -> bool:
-        return await self._log.claim(_lease(key), self._owner, _LEASE_SECONDS)
+        return await self._log.claim(_lease_name(key), self._owner, _LEASE_SECONDS)
 
-    async def _claim_later(self, key: str) -> None:
-        pause, longest = _LOOK_SECONDS
-        while self._readers.holds_standalone(key):
-            with suppress(SessionError):  # the store is away: at the next turn
+    async def _claim_when_free(self, key: str) -> None:
+        pause = _FIRST_CLAIM_SECONDS
+        while self._readers.reads_standalone(key):
+            with suppress(SessionError):  # the store is unavailable: try again after the pause
                 if await self._claim(key):
                     return
             await asyncio.sleep(pause)
-            pause = min(2 * pause, longest)
+            pause = min(2 * pause, _MAX_CLAIM_SECONDS)
 
-    async def _somebody_holds(self, key: str, *, lease_tells: bool) -> bool:
+    async def _is_read_elsewhere(self, key: str, *, trust_lease: bool) -> bool:
+        """Ask the other processes whether one of them reads a stream.
+
+        If `trust_lease`, the lease is tried again meanwhile: if this process gets it, no other process reads.
+        """
         asking = asyncio.create_task(self._mailbox.ask(HOLDER, {"session": key}, _ANSWER_SECONDS))
         try:
             while True:
-                done, _ = await asyncio.wait([asking], timeout=_LOOK_SECONDS[0])
+                done, _ = await asyncio.wait([asking], timeout=_FIRST_CLAIM_SECONDS)
                 if done:
                     return asking.result()
-                if lease_tells and await self._claim(key):
+                if trust_lease and await self._claim(key):
                     return False
         finally:
             asking.cancel()
 
-    async def _is_held(self, content: Content) -> bool:
-        return self._readers.holds_standalone(_session(content))
+    async def _handle_holder(self, payload: Payload) -> bool:
+        return self._readers.reads_standalone(_session_in(payload))
 
-    async def _let_go(self, content: Content) -> bool:
-        key = _session(content)
-        if self._readers.holds_standalone(key) and key not in self._taking:
-            # The lease is not given up but left to end: nobody who asks for it meanwhile finds it free.
+    async def _handle_taken(self, payload: Payload) -> bool:
+        key = _session_in(payload)
+        if self._readers.reads_standalone(key) and key not in self._unread_takeovers:
+            # The lease is not released but left to expire: no process that tries it meanwhile finds it free.
             now = time.monotonic()
-            self._taken = {each: end for each, end in self._taken.items() if end > now} | {key: now + _LEASE_SECONDS}
-            self._readers.close_standalone(key, at_once=True)
+            self._lost_until = {each: end for each, end in self._lost_until.items() if end > now}
+            self._lost_until[key] = now + _LEASE_SECONDS
+            self._readers.close_standalone(key, discard_pending=True)
         return False
 
-    async def _close(self, content: Content) -> bool:
-        self._readers.close_standalone(_session(content))
+    async def _handle_close(self, payload: Payload) -> bool:
+        self._readers.close_standalone(_session_in(payload))
         return False
 
 
-def _lease(key: str) -> str:
+def _lease_name(key: str) -> str:
     return f"get:{key}"
 
 
-def _session(content: Content) -> Any:
-    return content.get("session")
+def _session_in(payload: Payload) -> Any:
+    return payload.get("session")

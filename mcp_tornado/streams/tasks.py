@@ -11,9 +11,9 @@ Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 
 
 class BackgroundTasks:
-    """Starts tasks and keeps a reference to each until it ends; asyncio itself keeps none.
+    """Starts tasks and keeps a reference to each until it ends; asyncio itself keeps only weak ones.
 
-    A drain waits for the tasks of `spawn`; it does not wait for those of `spawn_detached`. `cancel_all` ends both.
+    `wait` waits for the tasks of `spawn`, but not for those of `spawn_detached`. `cancel_all` ends both.
     """
 
     def __init__(self) -> None:
@@ -21,15 +21,15 @@ class BackgroundTasks:
         self._detached: set[asyncio.Task[Any]] = set()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start a task that a drain waits for."""
+        """Start a task that `wait` waits for."""
         return self.add(asyncio.create_task(work))
 
     def spawn_detached(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start a task that a drain does not wait for."""
+        """Start a task that `wait` does not wait for."""
         return _keep(asyncio.create_task(work), self._detached)
 
     def add(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
-        """Keep a task that somebody else has started, as if `spawn` had."""
+        """Keep a task that the caller has started, as if `spawn` had started it."""
         return _keep(task, self._awaited)
 
     async def wait(self, timeout: float) -> None:
@@ -39,7 +39,7 @@ class BackgroundTasks:
             await asyncio.wait(running, timeout=timeout)
 
     async def cancel_all(self) -> None:
-        """Cancel every task and wait until all have ended."""
+        """Cancel all tasks and wait until they have ended."""
         tasks = [*self._awaited, *self._detached]
         for task in tasks:
             task.cancel()

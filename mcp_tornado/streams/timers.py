@@ -1,4 +1,4 @@
-"""One delay for many: callbacks that all wait equally long, on one timer."""
+"""One delay for many callbacks: all wait equally long, and share one timer of the event loop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 class TimerHandle:
-    """One callback that waits."""
+    """A callback that waits."""
 
     __slots__ = ("callback",)
 
@@ -16,45 +16,47 @@ class TimerHandle:
         self.callback: Callable[[], None] | None = callback
 
     def cancel(self) -> None:
-        """Do not call back, and let go of what the callback holds."""
+        """Cancel the callback, and release what it refers to."""
         self.callback = None
 
 
 class SharedTimer:
-    """Calls back after a fixed time.
+    """Calls callbacks after a fixed time.
 
-    A timer of its own for every call, nearly always cancelled, would be work that nearly no call needs.
+    Nearly every call cancels its callback before the time is over. A timer of its own for each call would cost more
+    than this.
 
     Args:
-        seconds: How long.
+        seconds: The delay of every callback.
     """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._waiting: deque[tuple[float, TimerHandle]] = deque()
+        self._pending: deque[tuple[float, TimerHandle]] = deque()
+        """When to call (the event loop's time), and what; the earliest first."""
         self._timer: asyncio.TimerHandle | None = None
 
     def call_later(self, callback: Callable[[], None]) -> TimerHandle:
-        """Call `callback` once the time has passed, unless the wait that is returned is called off before."""
+        """Call `callback` after the delay, unless the returned handle is cancelled before."""
         loop = asyncio.get_running_loop()
-        wait = TimerHandle(callback)
-        self._waiting.append((loop.time() + self._seconds, wait))
+        handle = TimerHandle(callback)
+        self._pending.append((loop.time() + self._seconds, handle))
         if self._timer is None:
-            self._timer = loop.call_later(self._seconds, self._call)
-        return wait
+            self._timer = loop.call_later(self._seconds, self._call_due)
+        return handle
 
-    def _call(self) -> None:
+    def _call_due(self) -> None:
         loop = asyncio.get_running_loop()
         self._timer, now = None, loop.time()
-        while self._waiting and self._waiting[0][0] <= now:
-            callback = self._waiting.popleft()[1].callback
+        while self._pending and self._pending[0][0] <= now:
+            callback = self._pending.popleft()[1].callback
             if callback is not None:
                 callback()
-        if self._waiting:
-            self._timer = loop.call_at(self._waiting[0][0], self._call)
+        if self._pending:
+            self._timer = loop.call_at(self._pending[0][0], self._call_due)
 
     def close(self) -> None:
-        """Call nobody back any more."""
-        self._waiting.clear()
+        """Cancel all callbacks."""
+        self._pending.clear()
         if self._timer is not None:
             self._timer.cancel()

@@ -1,4 +1,4 @@
-"""Tornado: the handlers, which translate between HTTP and the kernel and decide nothing."""
+"""Tornado handlers: they translate between HTTP and the kernel, and decide nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["SERVICES_KEY", "ActiveRequests", "Services", "SessionValidationMixin
 
 
 def routes(services: Services) -> list[URLSpec]:
-    """Return the routes of an application, each with and without a trailing slash."""
+    """Return the routes of an application; each matches with and without a trailing slash."""
     path = services.settings.server.path
     handlers: list[tuple[str, type[RequestHandler]]] = [
         (path, MCPHandler),

@@ -1,4 +1,4 @@
-"""What all handlers of ours share: the checks before a request, the errors, CORS, the traces it leaves."""
+"""The base of all handlers: the checks before a request, the response, the errors, and the log and metrics after it."""
 
 # pyright: reportUnknownMemberType=false
 # Tornado annotates write() and finish() with a bare dict.
@@ -6,16 +6,11 @@
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Awaitable, Sequence
-from contextlib import aclosing
-from email.utils import formatdate
-from functools import lru_cache
+from collections.abc import Awaitable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final
 
 import structlog
-from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPHeaders
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, stream_request_body
@@ -25,77 +20,39 @@ from mcp_tornado.log import INFO, get_logger
 from mcp_tornado.metrics import OTHER
 from mcp_tornado.sessions import ClientInfo, ErrorCode, SessionError
 from mcp_tornado.sessions.encoding import encode
-from mcp_tornado.streams.frames import Frame, FrameReader
+from mcp_tornado.web import cors, headers
+from mcp_tornado.web.body import RequestBody
+from mcp_tornado.web.errors import to_session_error
 from mcp_tornado.web.services import Services
-from mcp_tornado.web.validation import SESSION_HEADER, SessionValidationMixin
+from mcp_tornado.web.validation import SessionValidationMixin
 
 _log = get_logger(__name__)
 
 JSON: Final = "application/json"
-EVENT_STREAM: Final = "text/event-stream"
 
-_METHODS: Final = ("GET", "POST", "DELETE", "OPTIONS")
-_CORS_HEADERS: Final = (
-    "Content-Type",
-    "Accept",
-    "Authorization",
-    "Mcp-Session-Id",
-    "MCP-Protocol-Version",
-    "Last-Event-ID",
-    "Mcp-Method",
-    "Mcp-Name",
-)
-_CORS_PREFIX: Final = "mcp-param-"
-_CORS_MAX_AGE: Final = "600"
+_METRIC_METHODS: Final = ("GET", "POST", "DELETE", "OPTIONS")
+"""The methods that have a label of their own in metrics; a client can send any other word."""
 
-_NUMBERS: Final = itertools.count(1)
-"""Requests are numbered, with the process before the number: unique enough to find one in the logs."""
-
-_DISCARD_SECONDS: Final = 5.0
-"""How long the rest of a body that is too large is read, so that the client sees the answer."""
-_DISCARD_BYTES: Final = 64 * 1024 * 1024
-_MAX_DIGITS: Final = 15
-"""A longer Content-Length is larger than anything."""
-
-_STATUS_CODES: Final = {
-    404: ErrorCode.ROUTE_NOT_FOUND,
-    405: ErrorCode.METHOD_NOT_ALLOWED,
-    413: ErrorCode.PAYLOAD_TOO_LARGE,
-}
-"""What Tornado refuses by itself, in our table."""
-
-
-class Exchange(Protocol):
-    """What the kernel answers one POST with."""
-
-    def disconnect(self) -> None:
-        """Say that the client has hung up."""
-        ...
+_REQUEST_NUMBERS: Final = itertools.count(1)
 
 
 @stream_request_body
 class BaseHandler(SessionValidationMixin):
-    """A handler of ours: denies by default, and answers every error in one shape.
+    """A handler that refuses every request without a session by default, and answers every error in one shape."""
 
-    The body is collected here and not by Tornado, so that one that is too large is refused before it is read.
-    """
-
-    allowed: ClassVar[Sequence[str]] = ()
+    allowed_methods: ClassVar[Sequence[str]] = ()
     """The methods that the handler has, beside OPTIONS."""
 
     checks_host: ClassVar[bool] = True
-    """Whether the `Host` header is checked; probes call by address."""
+    """Whether the `Host` header is checked; `False` for probes, which call a process by its address."""
 
     def initialize(self, services: Services) -> None:
-        """Take what the handler works with."""
+        """Set the parts of the application that the handler uses."""
         self._services = services
-        self._body = bytearray()
-        self._body_too_large = False
-        self._refused = False
-        self._reader: FrameReader | None = None
-        self._exchange: Exchange | None = None
-        self._hung_up = False
-        self._streamed = False
+        self._body = RequestBody(services.settings.server.max_body_bytes)
+        self._is_refused = False
+        self.is_timed = True
+        """Whether metrics count the duration of the request; they do not for a stream."""
 
     @property
     def services(self) -> Services:
@@ -103,10 +60,10 @@ class BaseHandler(SessionValidationMixin):
         return self._services
 
     def clear(self) -> None:
-        """Begin the response; Tornado calls this at the start, and before an error is written."""
-        # What Tornado's own does, without checking constants again and formatting the date at every request.
+        """Reset the response; Tornado calls this at the start, and before it writes an error."""
+        # As Tornado's own method, which checks constants again and formats the date for each request.
         self._headers = HTTPHeaders()
-        self._headers["Date"] = _date()
+        self._headers["Date"] = headers.current_date()
         self._write_buffer: list[bytes] = []
         self._status_code = 200
         self._reason = "OK"
@@ -115,31 +72,32 @@ class BaseHandler(SessionValidationMixin):
     # ------------------------------------------------------------------ before the method
 
     async def prepare(self) -> None:
-        """Check Host, Origin, size and session, in this order."""
-        request_id = f"{self.services.process}-{next(_NUMBERS)}"
+        """Check size, Host, Origin, method and session, in this order."""
+        # The name of the process makes the number unique in the logs of several processes.
+        request_id = f"{self.services.process}-{next(_REQUEST_NUMBERS)}"
         structlog.contextvars.bind_contextvars(request_id=request_id, client=self.request.remote_ip)
-        self.services.active.enter(self)
-        self._check_size()
+        self.services.active.add(self)
+        self._body.check_declared_size(self.request)  # raises at once: this is the only error that skips the body
         try:
             self.check_head()
             await super().prepare()
-        except SessionError as failed:
-            self.refuse(failed)
+        except SessionError as error:
+            self.refuse(error)
 
     def check_head(self) -> None:
-        """Check what the head of the request tells.
+        """Check the head of the request, except for the session.
 
         Raises:
-            SessionError: What the client is to be told.
+            SessionError: The error for the client.
         """
         self._check_host()
         self._check_origin()
-        if self.request.method != "OPTIONS" and self.request.method not in self.allowed:
+        if self.request.method != "OPTIONS" and self.request.method not in self.allowed_methods:
             raise SessionError(ErrorCode.METHOD_NOT_ALLOWED)
 
     def refuse(self, failed: SessionError) -> None:
-        """Answer the request with an error, once its body is read: so the connection can be used on."""
-        self._refused = True
+        """Answer the request with an error after its body is read, so that the connection stays usable."""
+        self._is_refused = True
 
         def answer(*_: Any) -> None:
             raise failed
@@ -157,42 +115,14 @@ class BaseHandler(SessionValidationMixin):
             return
         if not self.services.origins.allows(origin):
             raise SessionError(ErrorCode.FORBIDDEN_ORIGIN)
-        self._write_cors()
-
-    def _check_size(self) -> None:
-        limit = self.services.settings.server.max_body_bytes
-        connection = self.request.connection
-        declared = self.request.headers.get("Content-Length")
-        if declared is None:
-            if "Transfer-Encoding" in self.request.headers and isinstance(connection, HTTP1Connection):
-                # Chunks are counted as they come; what is too much is read, but not kept.
-                connection.set_max_body_size(max(limit, _DISCARD_BYTES))
-            return
-        if not (declared.isascii() and declared.isdigit()):
-            return  # Tornado refuses it
-        if len(declared) > _MAX_DIGITS or int(declared) > limit:
-            # The one error that does not wait for the body.
-            if len(declared) <= _MAX_DIGITS and isinstance(connection, HTTP1Connection):
-                connection.set_max_body_size(int(declared))
-                connection.set_body_timeout(_DISCARD_SECONDS)
-            raise self._too_large()
-
-    def _too_large(self) -> SessionError:
-        limit = self.services.settings.server.max_body_bytes
-        return SessionError(ErrorCode.PAYLOAD_TOO_LARGE, f"The body may have at most {limit} bytes")
+        self.set_headers(cors.response_headers(origin))
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
-        """Collect the body, up to the limit."""
-        if self._refused or self._body_too_large:
-            return None
-        if len(self._body) + len(chunk) > self.services.settings.server.max_body_bytes:
-            self._body_too_large = True
-            self._body.clear()
-        else:
-            self._body += chunk
-        return None
+        """Collect the body, up to `server.max_body_bytes`; Tornado calls this."""
+        if not self._is_refused:
+            self._body.receive(chunk)
 
-    # ------------------------------------------------------------------ what methods use
+    # ------------------------------------------------------------------ for the methods of handlers
 
     def body(self) -> bytes:
         """Return the body.
@@ -200,12 +130,10 @@ class BaseHandler(SessionValidationMixin):
         Raises:
             SessionError: `PAYLOAD_TOO_LARGE`.
         """
-        if self._body_too_large:
-            raise self._too_large()
-        return bytes(self._body)
+        return self._body.content()
 
     def check_content_type(self) -> None:
-        """Check that the body is said to be JSON.
+        """Check that `Content-Type` is JSON.
 
         Raises:
             SessionError: `UNSUPPORTED_MEDIA_TYPE`.
@@ -215,15 +143,15 @@ class BaseHandler(SessionValidationMixin):
             raise SessionError(ErrorCode.UNSUPPORTED_MEDIA_TYPE)
 
     def accepts(self, media_type: str) -> bool:
-        """Say whether the `Accept` header names a media type, by itself or by a wildcard; none means all."""
-        return _accepts(self.request.headers.get("Accept"), media_type)
+        """Return whether the client accepts a media type."""
+        return headers.accepts(self.request.headers.get("Accept"), media_type)
 
-    def client(self) -> ClientInfo:
-        """Return what the request says of its client."""
+    def describe_client(self) -> ClientInfo:
+        """Return what the request says about its client."""
         return ClientInfo(remote_addr=self.request.remote_ip, user_agent=self.request.headers.get("User-Agent"))
 
-    def inbound(self) -> InboundRequest:
-        """Return the request as the kernel takes it."""
+    def describe_request(self) -> InboundRequest:
+        """Return the HTTP request in the form that the kernel takes."""
         request = self.request
         return InboundRequest(
             method=request.method or "",
@@ -240,107 +168,51 @@ class BaseHandler(SessionValidationMixin):
         self.write_encoded(encode(value), status)
 
     def write_encoded(self, body: bytes, status: int) -> None:
-        """Write a body that is JSON already."""
+        """Write a body that is encoded as JSON."""
         self.set_status(status)
         self.set_header("Content-Type", JSON)
         self.write(body)
 
-    def write_nothing(self, status: int) -> None:
+    def write_empty(self, status: int) -> None:
         """Answer without a body."""
         self.set_status(status)
         self.clear_header("Content-Type")
 
-    def attach(self, exchange: Exchange) -> None:
-        """Say what is told when the client hangs up, or has done so already."""
-        self._exchange = exchange
-        if self._hung_up:
-            exchange.disconnect()
-
-    async def stream(self, reader: FrameReader, kind: str, *, primes: bool = True) -> None:
-        """Stream a reader's frames as server-sent events until it ends or the client hangs up.
-
-        Args:
-            reader: What is read.
-            kind: The label of the metric.
-            primes: Whether priming events are sent.
-        """
-        settings = self.services.settings
-        gauge = self.services.metrics.streams_active.labels(kind)
-        self._reader, self._streamed = reader, True
-        self.set_header("Content-Type", EVENT_STREAM)
-        self.set_header("Cache-Control", "no-cache, no-transform")
-        self.set_header("X-Accel-Buffering", "no")
-        connection = self.request.connection
-        if isinstance(connection, HTTP1Connection) and connection.stream is not None:
-            connection.stream.set_nodelay(True)  # small frames leave at once
-        retry: int | None = settings.events.retry_milliseconds
-        gauge.inc()
-        try:
-            await self.flush()
-            async with aclosing(reader.frames(settings.server.keepalive_seconds)) as frames:
-                async for frame in frames:
-                    if frame is None:
-                        self.write(b": keepalive\n\n")
-                    elif frame.message is not None or primes:
-                        self.write(server_sent_event(frame, retry))
-                        retry = None
-                    else:
-                        continue
-                    await self.flush()
-        except StreamClosedError:
-            pass
-        except SessionError:
-            # The store is away in the middle of a stream: the client resumes later.
-            _log.warning("stream.broken", kind=kind)
-        finally:
-            # Also where the client had hung up before there was anything to read.
-            reader.close(at_once=True)
-            self._reader = None
-            gauge.dec()
-
-    # ------------------------------------------------------------------ CORS
-
     def options(self) -> None:
-        """Answer a CORS preflight (Fetch standard), or tell the methods."""
-        self.set_header("Allow", ", ".join((*self.allowed, "OPTIONS")))
+        """Answer a CORS preflight request (Fetch standard), or name the methods."""
+        methods = ", ".join((*self.allowed_methods, "OPTIONS"))
+        self.set_header("Allow", methods)
         if "Origin" in self.request.headers:
-            asked = self.request.headers.get("Access-Control-Request-Headers", "").split(",")
-            params = [name.strip() for name in asked if name.strip().lower().startswith(_CORS_PREFIX)]
-            self.set_header("Access-Control-Allow-Methods", ", ".join((*self.allowed, "OPTIONS")))
-            self.set_header("Access-Control-Allow-Headers", ", ".join((*_CORS_HEADERS, *params)))
-            self.set_header("Access-Control-Max-Age", _CORS_MAX_AGE)
-        self.write_nothing(204)
+            requested = self.request.headers.get("Access-Control-Request-Headers", "")
+            self.set_headers(cors.preflight_headers(methods, requested))
+        self.write_empty(204)
 
-    def _write_cors(self) -> None:
-        origin = self.request.headers.get("Origin")
-        if origin is not None and self.services.origins.allows(origin):
-            self.set_header("Access-Control-Allow-Origin", origin)
-            self.set_header("Access-Control-Expose-Headers", SESSION_HEADER)
-            self.set_header("Vary", "Origin")
+    def set_headers(self, values: Mapping[str, str]) -> None:
+        """Set several headers of the response."""
+        for name, value in values.items():
+            self.set_header(name, value)
 
     # ------------------------------------------------------------------ errors and the end
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """Write whatever was raised in our one shape; Tornado calls this."""
+        """Write any exception as an error in the one shape; Tornado calls this."""
         raised = kwargs["exc_info"][1] if "exc_info" in kwargs else None
-        if not isinstance(raised, SessionError):
-            code = _STATUS_CODES.get(status_code)
-            if code is None:
-                code = ErrorCode.INVALID_REQUEST if 400 <= status_code < 500 else ErrorCode.INTERNAL_ERROR
-            raised = SessionError(code)
-        if raised.code is ErrorCode.METHOD_NOT_ALLOWED:
-            self.set_header("Allow", ", ".join((*self.allowed_now(), "OPTIONS")))
-        if raised.code is ErrorCode.SERVER_DRAINING:
-            self.set_header("Connection", "close")  # the next request is better sent to another process
+        error = to_session_error(raised, status_code)
+        if error.code is ErrorCode.METHOD_NOT_ALLOWED:
+            self.set_header("Allow", ", ".join((*self.available_methods(), "OPTIONS")))
+        if error.code is ErrorCode.SERVER_DRAINING:
+            self.set_header("Connection", "close")  # the client's next connection may reach another process
         if not self.request._body_future.done():  # pyright: ignore[reportPrivateUsage]
-            self.set_header("Connection", "close")  # what is left of the body makes the connection useless
-        self._write_cors()
-        self.write_failure(raised)
+            self.set_header("Connection", "close")  # the unread body makes the connection unusable
+        origin = self.request.headers.get("Origin")
+        if origin is not None and self.services.origins.allows(origin):
+            self.set_headers(cors.response_headers(origin))
+        self.write_failure(error)
         self.finish()
 
-    def allowed_now(self) -> Sequence[str]:
+    def available_methods(self) -> Sequence[str]:
         """Return the methods that this request could have used, beside OPTIONS."""
-        return self.allowed
+        return self.allowed_methods
 
     def log_exception(
         self,
@@ -348,34 +220,29 @@ class BaseHandler(SessionValidationMixin):
         value: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        """Log what is nobody's expected error; Tornado calls this."""
+        """Log an exception that is not an error for the client; Tornado calls this."""
         if not isinstance(value, SessionError | HTTPError | StreamClosedError):
             _log.exception("request.failed", handler=type(self).__name__)
 
     def compute_etag(self) -> str | None:
-        """Return `None`: nothing here is cacheable."""
+        """Return `None`, because the responses are not cacheable."""
         return None
 
     def on_connection_close(self) -> None:
-        """Let go of what the client no longer waits for."""
+        """Stop counting the request as active; Tornado calls this when the client disconnects."""
         super().on_connection_close()
-        self._hung_up = True
-        self.services.active.leave(self)
-        if self._exchange is not None:
-            self._exchange.disconnect()
-        if self._reader is not None:
-            self._reader.close(at_once=True)
+        self.services.active.remove(self)
 
     def on_finish(self) -> None:
-        """Count the request and log it."""
-        self.services.active.leave(self)
+        """Count the request and log it; Tornado calls this after the response."""
+        self.services.active.remove(self)
         request, metrics = self.request, self.services.metrics
-        method = request.method if request.method in _METHODS else OTHER
+        method = request.method if request.method in _METRIC_METHODS else OTHER
         seconds = request.request_time()
         metrics.count_request(
-            type(self).__name__, method or OTHER, self.get_status(), None if self._streamed else seconds
+            type(self).__name__, method or OTHER, self.get_status(), seconds if self.is_timed else None
         )
-        if _log.enabled(INFO):
+        if _log.is_enabled(INFO):
             _log.info(
                 "http.request",
                 method=request.method,
@@ -386,52 +253,15 @@ class BaseHandler(SessionValidationMixin):
 
 
 class UnknownRoute(BaseHandler):
-    """Answers whatever no route matches."""
+    """Refuses a request that no route matches."""
 
     session_required = False
 
     def check_head(self) -> None:
-        """Refuse."""
+        """Refuse the request, after the check of Host.
+
+        Raises:
+            SessionError: `ROUTE_NOT_FOUND`, or `MISDIRECTED_HOST`.
+        """
         self._check_host()
         raise SessionError(ErrorCode.ROUTE_NOT_FOUND)
-
-
-@lru_cache(maxsize=256)
-def _accepts(header: str | None, media_type: str) -> bool:
-    # Clients say the same every time, so this is nearly always known already.
-    if header is None:
-        return True
-    named = {part.partition(";")[0].strip().lower() for part in header.split(",")}
-    return not named.isdisjoint({media_type, f"{media_type.partition('/')[0]}/*", "*/*"})
-
-
-_dated: tuple[int, str] = (0, "")
-
-
-def _date() -> str:
-    """Return the present `Date` (RFC 9110, section 6.6.1), made once a second."""
-    global _dated
-    now = int(time.time())
-    if _dated[0] != now:
-        _dated = (now, formatdate(now, usegmt=True))
-    return _dated[1]
-
-
-def server_sent_event(frame: Frame, retry: int | None) -> bytes:
-    """Return a frame as bytes of `text/event-stream` (HTML standard, server-sent events).
-
-    Args:
-        frame: A message; a priming event, which has an id and no data; or neither.
-        retry: Milliseconds after which a client should come back; `None` leaves that out.
-    """
-    lines: list[bytes] = []
-    if frame.id is not None:
-        lines.append(b"id: " + frame.id.encode("ascii"))
-    if retry is not None:
-        lines.append(b"retry: %d" % retry)
-    if frame.message is not None:
-        lines.append(b"event: message")
-        lines.append(b"data: " + encode(frame.message))
-    elif frame.id is not None:
-        lines.append(b"data: ")
-    return b"\n".join(lines) + b"\n\n" if lines else b""

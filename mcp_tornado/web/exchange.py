@@ -1,4 +1,4 @@
-"""MCP in short plain requests: send, receive, abort."""
+"""MCP for clients that make short plain requests: send a message, receive events, abort a request."""
 
 from __future__ import annotations
 
@@ -8,61 +8,65 @@ from typing import Final
 from mcp_tornado.jsonrpc import decode, is_object, is_request_id
 from mcp_tornado.log import get_logger
 from mcp_tornado.sessions import ErrorCode, SessionError
-from mcp_tornado.web.base import EVENT_STREAM, BaseHandler
+from mcp_tornado.web.base import BaseHandler
+from mcp_tornado.web.sse import EVENT_STREAM
+from mcp_tornado.web.streaming import StreamingHandler
 
 _log = get_logger(__name__)
 
-MAX_WAIT: Final = 60.0
-"""Seconds a long poll may last."""
+_MAX_WAIT_SECONDS: Final = 60.0
+"""Longest time that a client may let a poll wait."""
 
 
 class SendHandler(BaseHandler):
-    """`/mcp/send`: takes one JSON-RPC message for background work."""
+    """`/mcp/send`: accepts one JSON-RPC message for background work."""
 
-    allowed = ("POST",)
+    allowed_methods = ("POST",)
 
     async def post(self) -> None:
-        """Accept the message; its answer is read from `/mcp/receive`."""
+        """Accept the message; the client reads its answer from `/mcp/receive`."""
         body = self.body()
         self.check_content_type()
-        accepted = await self.services.kernel.send(self.session, decode(body), self.inbound())
+        accepted = await self.services.kernel.send(self.session, decode(body), self.describe_request())
         self.write_json({"accepted": accepted}, 202)
 
 
-class ReceiveHandler(BaseHandler):
-    """`/mcp/receive`: what the server has for the session, as a long poll or a stream."""
+class ReceiveHandler(StreamingHandler):
+    """`/mcp/receive`: the events of the session, as a long poll or a stream."""
 
-    allowed = ("GET",)
+    allowed_methods = ("GET",)
 
     async def get(self) -> None:
-        """Answer `{"events": [{"id", "message"}], "after"}`, or stream where the client names event streams."""
+        """Answer `{"events": [{"id", "message"}], "after"}`, or stream if `Accept` names `text/event-stream`."""
         after = self.get_query_argument("after", None) or None
         kernel = self.services.kernel
         if EVENT_STREAM in self.request.headers.get("Accept", "").lower():
-            reader = kernel.receiver(self.session, self.request.headers.get("Last-Event-ID") or after)
+            reader = kernel.open_receiver(self.session, self.request.headers.get("Last-Event-ID") or after)
             try:
-                await self.stream(reader, "receive", primes=False)
+                await self.stream(reader, "receive", sends_priming=False)
             finally:
                 kernel.release(reader)
             return
-        events, position = await kernel.receive(self.session, after, self._wait())
+        events, position = await kernel.poll(self.session, after, self._wait_seconds())
         self.write_json({"events": [{"id": event.id, "message": event.message} for event in events], "after": position})
 
-    def _wait(self) -> float:
+    def _wait_seconds(self) -> float:
         text = self.get_query_argument("wait", "0")
         try:
             seconds = float(text)
         except ValueError:
             seconds = math.nan
-        if not 0 <= seconds <= MAX_WAIT:
-            raise SessionError(ErrorCode.INVALID_REQUEST, f"wait is a number of seconds from 0 to {MAX_WAIT:.0f}")
+        if not 0 <= seconds <= _MAX_WAIT_SECONDS:
+            raise SessionError(
+                ErrorCode.INVALID_REQUEST, f"wait must be a number of seconds from 0 to {_MAX_WAIT_SECONDS:.0f}"
+            )
         return seconds
 
 
 class AbortHandler(BaseHandler):
-    """`/mcp/abort`: cancels a running request, wherever it runs."""
+    """`/mcp/abort`: cancels a running request, in whichever process it runs."""
 
-    allowed = ("POST",)
+    allowed_methods = ("POST",)
 
     async def post(self) -> None:
         """Cancel the request that the body names."""
@@ -72,7 +76,7 @@ class AbortHandler(BaseHandler):
         request_id, reason = (value.get("requestId"), value.get("reason")) if is_object(value) else (None, None)
         if not is_request_id(request_id) or not isinstance(reason, str | None):
             raise SessionError(
-                ErrorCode.INVALID_REQUEST, 'The body must be {"requestId": …, "reason": …}; the reason may be left out'
+                ErrorCode.INVALID_REQUEST, 'The body must be {"requestId": …, "reason": …}; reason is optional'
             )
         await self.services.kernel.abort(self.session, request_id)
         _log.info("request.aborted", reason=reason)

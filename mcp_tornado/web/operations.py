@@ -1,4 +1,4 @@
-"""What operators and their machines ask for."""
+"""Probes and metrics, for operators and their monitoring."""
 
 # pyright: reportUnknownMemberType=false
 # Tornado annotates write() and finish() with a bare dict.
@@ -13,26 +13,26 @@ from mcp_tornado.web.base import BaseHandler
 
 
 class HealthHandler(BaseHandler):
-    """`/healthz`: the process is alive; touches nothing."""
+    """`/healthz`: the process is alive; uses neither the store nor the kernel."""
 
-    allowed = ("GET",)
+    allowed_methods = ("GET",)
     session_required = False
     checks_host = False
 
     def get(self) -> None:
-        """Answer."""
+        """Answer 200."""
         self.write_json({"status": "ok"})
 
 
 class ReadyHandler(BaseHandler):
-    """`/readyz`: the store answers and the process is not draining."""
+    """`/readyz`: the store answers, and the process is not draining."""
 
-    allowed = ("GET",)
+    allowed_methods = ("GET",)
     session_required = False
     checks_host = False
 
     async def get(self) -> None:
-        """Answer, or refuse with 503."""
+        """Answer 200, or refuse with 503."""
         if self.services.kernel.draining:
             raise SessionError(ErrorCode.SERVER_DRAINING)
         await self.services.manager.ping()
@@ -40,15 +40,15 @@ class ReadyHandler(BaseHandler):
 
 
 class MetricsHandler(BaseHandler):
-    """`/metrics`: Prometheus text."""
+    """`/metrics`: the metrics in the text format of Prometheus."""
 
-    allowed = ("GET",)
+    allowed_methods = ("GET",)
     session_required = False
 
     async def get(self) -> None:
-        """Answer; where the store is away, with the number of sessions it had last."""
+        """Answer the metrics; if the store is unavailable, the number of sessions is the last known one."""
         metrics = self.services.metrics
-        with suppress(Exception):  # whatever the store raises, the other metrics are of use
+        with suppress(Exception):  # the other metrics are useful without the store
             metrics.sessions_active.set(await self.services.manager.count())
         self.set_header("Content-Type", CONTENT_TYPE)
         self.write(metrics.render())

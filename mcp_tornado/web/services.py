@@ -1,4 +1,4 @@
-"""What handlers work with, made once per application."""
+"""The parts of an application that handlers use, created once per application."""
 
 from __future__ import annotations
 
@@ -18,43 +18,43 @@ from mcp_tornado.settings import Settings
 from mcp_tornado.web.guards import HostGuard, OriginGuard
 
 SERVICES_KEY: Final = "mcp_tornado"
-"""Where an application's settings hold its services, for handlers that were not made by us."""
+"""The key of the services in an application's settings, so that handlers of an embedding application find them."""
 
 
 class ActiveRequests:
-    """The requests that are being answered, so that a shutdown can wait for the answers to be written."""
+    """The requests without a whole response, so that a shutdown can wait until the responses are written."""
 
     def __init__(self) -> None:
         self._handlers: set[RequestHandler] = set()
-        self._none = asyncio.Event()
-        self._entered_at = 0.0
+        self._none_left = asyncio.Event()
+        self._last_added_at = 0.0
 
-    def enter(self, handler: RequestHandler) -> None:
-        """Note that a handler begins."""
-        self._entered_at = time.monotonic()
+    def add(self, handler: RequestHandler) -> None:
+        """Add the handler of a request that has begun."""
+        self._last_added_at = time.monotonic()
         self._handlers.add(handler)
 
-    def leave(self, handler: RequestHandler) -> None:
-        """Note that a handler has finished, or has lost its client."""
+    def remove(self, handler: RequestHandler) -> None:
+        """Remove a handler that has finished, or whose client has disconnected."""
         self._handlers.discard(handler)
         if not self._handlers:
-            self._none.set()
+            self._none_left.set()
 
-    async def finished(self, timeout: float) -> None:
-        """Wait until nothing is being answered, at most `timeout` seconds."""
-        self._none.clear()
+    async def wait_until_answered(self, timeout: float) -> None:
+        """Wait until every request is answered, at most `timeout` seconds."""
+        self._none_left.clear()
         if not self._handlers:
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                await self._none.wait()
+                await self._none_left.wait()
 
-    async def quiet(self, seconds: float, timeout: float) -> None:
-        """Wait until no request has come for so many seconds, at most `timeout` seconds."""
-        began = time.monotonic()
+    async def wait_for_pause(self, pause: float, timeout: float) -> None:
+        """Wait until no request has arrived for `pause` seconds, at most `timeout` seconds."""
+        started_at = time.monotonic()
         while True:
             now = time.monotonic()
-            wait = min(max(self._entered_at, began) + seconds, began + timeout) - now
+            wait = min(max(self._last_added_at, started_at) + pause, started_at + timeout) - now
             if wait <= 0:
                 return
             await asyncio.sleep(wait)
@@ -72,4 +72,4 @@ class Services:
     origins: OriginGuard
     active: ActiveRequests
     process: str = field(default_factory=lambda: secrets.token_hex(3))
-    """Tells the requests of this process from those of others, in the logs."""
+    """A random name of this process, part of the request ids in the logs."""

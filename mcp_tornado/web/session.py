@@ -1,4 +1,4 @@
-"""Sessions without a handshake."""
+"""The session route: sessions without a handshake."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from mcp_tornado.web.validation import SESSION_HEADER
 
 
 class SessionHandler(BaseHandler):
-    """`/mcp/session`: POST makes a session, GET shows the one in the header, DELETE ends it."""
+    """`/mcp/session`: POST creates a session, GET shows the one in the header, DELETE ends it."""
 
-    allowed = ("GET", "POST", "DELETE")
+    allowed_methods = ("GET", "POST", "DELETE")
 
     def needs_session(self) -> bool:
-        """Say whether this request needs a session: all but the one that makes it."""
+        """Return whether this request needs a session; the POST that creates one does not."""
         if self.request.method == "POST":
             self.check_version()
             return False
         return super().needs_session()
 
     async def post(self) -> None:
-        """Make a session, ready for use at once."""
+        """Create a session that is initialized at once."""
         raw = self.body()
         value: Any = None
         if raw:
@@ -33,31 +33,31 @@ class SessionHandler(BaseHandler):
             if not is_object(value):
                 raise SessionError(
                     ErrorCode.INVALID_REQUEST,
-                    "The body must be an object with protocolVersion, capabilities, clientInfo, or empty",
+                    "The body must be empty, or an object with protocolVersion, capabilities and clientInfo",
                 )
-        session_id, session = await self.services.kernel.create_session(value, self.client())
+        session_id, session = await self.services.kernel.create_session(value, self.describe_client())
         self.set_header(SESSION_HEADER, session_id)
         self.set_header("Location", f"{self.services.settings.server.path}/session")
-        self.write_json(describe(session), 201)
+        self.write_json(session_to_json(session), 201)
 
     def get(self) -> None:
         """Show the session."""
-        self.write_json(describe(self.session))
+        self.write_json(session_to_json(self.session))
 
     async def delete(self) -> None:
         """End the session."""
         await self.services.kernel.terminate(self.session)
-        self.write_nothing(204)
+        self.write_empty(204)
 
 
-def describe(session: Session) -> dict[str, Any]:
-    """Return what a session's client may see of it: never its id, its whole key, its state or its journal."""
+def session_to_json(session: Session) -> dict[str, Any]:
+    """Return the part of a session that its client may see: never its id, its whole key, its state or its journal."""
     client = session.client
     return {
         "key": short_key(session.key),
-        "createdAt": _rfc3339(session.created_at),
-        "lastSeenAt": _rfc3339(session.last_seen_at),
-        "expiresAt": _rfc3339(session.expires_at),
+        "createdAt": _format_rfc3339(session.created_at),
+        "lastSeenAt": _format_rfc3339(session.last_seen_at),
+        "expiresAt": _format_rfc3339(session.expires_at),
         "client": {
             "remoteAddr": client.remote_addr,
             "userAgent": client.user_agent,
@@ -72,5 +72,5 @@ def describe(session: Session) -> dict[str, Any]:
     }
 
 
-def _rfc3339(moment: datetime) -> str:
-    return moment.isoformat().replace("+00:00", "Z")
+def _format_rfc3339(time: datetime) -> str:
+    return time.isoformat().replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""The session check in front of handlers."""
+"""The session check, which runs before any method of a handler."""
 
 # pyright: reportUnknownMemberType=false
 # Tornado annotates write() and finish() with a bare dict.
@@ -33,39 +33,43 @@ _SESSION_CODES: Final = frozenset(
 
 
 class SessionValidationMixin(RequestHandler):
-    """Checks the session in `prepare()`, before any method of the handler runs, and keeps it alive.
+    """Checks the session in `prepare()`, before any method of the handler runs, and keeps the session alive.
 
-    Put it first among the bases of a handler: `class Upload(SessionValidationMixin, RequestHandler)`. The
-    handler's methods find the session in `self.session`; a request without a live one is answered with the error
-    that the table names, and none of the methods run. A handler with a `prepare()` of its own awaits
-    `super().prepare()` first, and returns where `self._finished` says that the request was answered.
+    Make it the first base of a handler: `class Upload(SessionValidationMixin, RequestHandler)`. The methods of the
+    handler have the session as `self.session`. A request without a live session is answered with an error, and no
+    method runs. A handler with its own `prepare()` must await `super().prepare()` first, and return if
+    `self._finished` is true: then the request is already answered.
 
-    The handler's application must be an `MCPApplication`, or share what one checks sessions with:
+    The handler's application must be an `MCPApplication`, or share the services of one:
     `existing.settings["mcp_tornado"] = mcp_application.settings["mcp_tornado"]`.
     """
 
     session_required: ClassVar[bool] = True
-    """Whether every method needs a session; a class that sets it to `False` is open to all."""
+    """Whether the methods need a session; a class that sets `False` is open to every client."""
 
     session: Session
-    """The session of the request; there is none where none is required."""
+    """The session of the request; not set if the request needs none."""
 
     @property
     def services(self) -> Services:
-        """The parts of the application that check sessions."""
+        """The services of the application.
+
+        Raises:
+            RuntimeError: The application has none.
+        """
         services = self.application.settings.get(SERVICES_KEY)
         if not isinstance(services, Services):
             raise RuntimeError(
-                "this application knows no sessions: create it with mcp_tornado.create_app, or share one's: "
+                "this application has no sessions: create it with mcp_tornado.create_app, or share an application's: "
                 'existing.settings["mcp_tornado"] = mcp_application.settings["mcp_tornado"]'
             )
         return services
 
     async def prepare(self) -> None:
-        """Check the session; answers the request itself where that fails."""
-        before = super().prepare()
-        if before is not None:
-            await before
+        """Check the session; if the check fails, answer the request."""
+        awaitable = super().prepare()
+        if awaitable is not None:
+            await awaitable
         if self._finished or not self.needs_session():
             return
         try:
@@ -79,14 +83,14 @@ class SessionValidationMixin(RequestHandler):
         self.finish()
 
     def needs_session(self) -> bool:
-        """Say whether this request needs a session; a CORS preflight never does."""
+        """Return whether this request needs a session; a CORS preflight request never does."""
         return self.session_required and self.request.method != "OPTIONS"
 
     async def check_session(self) -> None:
-        """Find the session of the request and refresh it.
+        """Set `session` to the session of the request, and refresh it.
 
         Raises:
-            SessionError: What the client is to be told.
+            SessionError: The error for the client.
         """
         services = self.services
         self.check_version()
@@ -103,7 +107,7 @@ class SessionValidationMixin(RequestHandler):
         _log.debug("session.validated")
 
     def check_version(self) -> None:
-        """Check that the request speaks a revision of MCP that has sessions, if it says which it speaks.
+        """Check that `MCP-Protocol-Version`, if the request has it, is a revision of MCP with sessions.
 
         Raises:
             SessionError: `UNSUPPORTED_PROTOCOL_VERSION`.
@@ -112,22 +116,24 @@ class SessionValidationMixin(RequestHandler):
         if version is not None and version not in HANDSHAKE_VERSIONS:
             raise unsupported_version(version)
 
-    def _short_key(self) -> str | None:
-        """Return what logs may show of the session that was asked for, `None` where no id of one was sent."""
+    def _requested_short_key(self) -> str | None:
+        """Return the short key of the requested session; `None` if the request has no well-formed id."""
         session_ids = self.request.headers.get_list(SESSION_HEADER)
         if len(session_ids) != 1 or not is_well_formed(session_ids[0]):
             return None
         return short_key(session_key(session_ids[0]))
 
     def write_failure(self, failed: SessionError, request_id: Any = None) -> None:
-        """Write an error of ours as status, headers and body; it does not finish the request.
+        """Write an error as status, headers and body; this does not finish the response.
 
         Args:
             failed: The error.
-            request_id: The id of the JSON-RPC request that it answers, `None` where that is not known.
+            request_id: The id of the JSON-RPC request that it answers; `None` if it is unknown.
         """
         if failed.code in _SESSION_CODES:
-            _log.warning("session.rejected", reason=failed.reason, code=failed.code.value, session=self._short_key())
+            _log.warning(
+                "session.rejected", reason=failed.reason, code=failed.code.value, session=self._requested_short_key()
+            )
         self.set_status(failed.status)
         if failed.retry_after is not None:
             self.set_header("Retry-After", str(failed.retry_after))
@@ -136,7 +142,7 @@ class SessionValidationMixin(RequestHandler):
 
 
 def unsupported_version(version: str) -> SessionError:
-    """Return the error for a revision of MCP that has no sessions here."""
+    """Return the error for a revision of MCP without sessions."""
     return SessionError(
         ErrorCode.UNSUPPORTED_PROTOCOL_VERSION,
         data={"requested": version[:100], "supported": list(HANDSHAKE_VERSIONS)},

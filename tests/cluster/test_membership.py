@@ -1,4 +1,4 @@
-"""Processes that seem dead, and what becomes of their mail."""
+"""Processes that seem dead: when their mailboxes are removed, and what they learn when they come back."""
 
 from __future__ import annotations
 
@@ -10,16 +10,22 @@ import pytest
 from mcp.shared.exceptions import MCPError
 
 from mcp_tornado.cluster.mailbox import Mailbox
-from mcp_tornado.cluster.membership import Membership, MembershipTimes, heartbeat_of, mailbox_of
+from mcp_tornado.cluster.membership import (
+    REGISTER,
+    Membership,
+    MembershipTimes,
+    heartbeat_lease_name,
+    mailbox_key,
+)
 from mcp_tornado.kernel.outgoing import OutgoingRequests
 from mcp_tornado.sessions import system_clock
 from mcp_tornado.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 
-QUICK = MembershipTimes(
+SHORT_TIMES = MembershipTimes(
     heartbeat_interval=0.01,
-    heartbeat_lease=0.1,
+    heartbeat_lease=0.3,
     confirmation=0.05,
     probe_interval=0.01,
     mailbox_retention=3600,
@@ -28,7 +34,7 @@ QUICK = MembershipTimes(
 
 
 class Manager:
-    """Removes mailboxes, as the manager of sessions does."""
+    """Removes mailboxes, as the session manager does."""
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
@@ -38,7 +44,8 @@ class Manager:
 
 
 @asynccontextmanager
-async def living(membership: Membership):
+async def running(membership: Membership):
+    """Renew the heartbeat of a process, and let it scan for dead processes."""
     task = asyncio.create_task(membership.run())
     try:
         yield
@@ -48,70 +55,70 @@ async def living(membership: Membership):
             await task
 
 
-async def until(condition):
-    async with asyncio.timeout(30):
-        while not await condition():
-            await asyncio.sleep(0)
+async def join_and_stop(store: MemoryStore) -> Membership:
+    """Return a process that has joined, and then does nothing more."""
+    stopped = Membership(store, Manager(store), SHORT_TIMES, pytest.fail)
+    await stopped.join()
+    return stopped
 
 
-async def silent(membership: Membership, store: MemoryStore, times: MembershipTimes = QUICK) -> Membership:
-    """Return a process that has joined, and does nothing more."""
-    made = Membership(store, Manager(store), times, pytest.fail)
-    await made.join()
-    return made
+async def wait_until_departed(store: MemoryStore, process: Membership) -> None:
+    """Wait until the register says that a process has ended."""
+    after = None
+    try:
+        async with asyncio.timeout(30):
+            while True:
+                for event in await store.read(REGISTER, after):
+                    after = event.id
+                    if event.message["process"] == process.name and event.message["gone"]:
+                        return
+                await store.wait(REGISTER, after, 30)
+    except TimeoutError:
+        pytest.fail(f"no process has written into the register that {process.name} has ended")
 
 
-async def is_missed(membership: Membership, other: Membership) -> bool:
-    return other.name not in await membership.others()
-
-
-@pytest.mark.parametrize(("bury", "kept"), [(3600, True), (0, False)])
-async def test_mail_for_a_process_that_seems_dead_is_kept_for_a_while(bury, kept):
+@pytest.mark.parametrize(("retention", "is_kept"), [(3600, True), (0, False)])
+async def test_mailbox_of_a_process_that_seems_dead_is_kept_for_the_retention_time(retention, is_kept):
     async with MemoryStore(system_clock) as store:
-        ours = Membership(store, Manager(store), replace(QUICK, mailbox_retention=bury), pytest.fail)
+        ours = Membership(store, Manager(store), replace(SHORT_TIMES, mailbox_retention=retention), pytest.fail)
         await ours.join()
-        async with living(ours):
-            stopped = await silent(ours, store)
-            await until(lambda: is_missed(ours, stopped))
-            # When somebody who stopped later is missed too, a census has come by.
-            later = await silent(ours, store)
-            await until(lambda: is_missed(ours, later))
+        async with running(ours):
+            stopped = await join_and_stop(store)
+            await wait_until_departed(store, stopped)
+            # The death of a process that stopped later is found by a later scan: the scan before it is complete.
+            stopped_later = await join_and_stop(store)
+            await wait_until_departed(store, stopped_later)
+            assert not {stopped.name, stopped_later.name} & await ours.others()
             mailbox = Mailbox(store, ours)
             await mailbox.deliver(stopped.name, "a kind", {})
-            assert bool(await store.read(mailbox_of(stopped.name), None)) is kept
+            assert bool(await store.read(mailbox_key(stopped.name), None)) is is_kept
             await mailbox.stop()
 
 
-@pytest.mark.parametrize(("bury", "lost"), [(3600, False), (0, True)])
-async def test_a_process_that_was_silent_learns_whether_its_mail_may_be_lost(bury, lost):
-    told: list[bool] = []
+@pytest.mark.parametrize(("retention", "may_be_removed"), [(3600, False), (0, True)])
+async def test_a_process_that_was_silent_learns_whether_its_mailbox_may_have_been_removed(retention, may_be_removed):
+    recoveries: asyncio.Queue[bool] = asyncio.Queue()
     async with MemoryStore(system_clock) as store:
-        process = Membership(store, Manager(store), replace(QUICK, mailbox_retention=bury), told.append)
+        times = replace(SHORT_TIMES, mailbox_retention=retention)
+        process = Membership(store, Manager(store), times, recoveries.put_nowait)
         await process.join()
-
-        async def heart_has_stopped():
-            return await store.claim(heartbeat_of(process.name), "somebody else", 0)
-
-        await until(heart_has_stopped)
-        async with living(process):
-
-            async def has_been_told():
-                return told
-
-            await until(has_been_told)
-    assert told[0] is lost
+        await asyncio.sleep(2 * times.heartbeat_lease)
+        assert await store.claim(heartbeat_lease_name(process.name), "another process", 0), "the heartbeat has expired"
+        async with running(process), asyncio.timeout(30):
+            assert await recoveries.get() is may_be_removed
 
 
-async def test_a_question_whose_answer_may_be_lost_does_not_wait_for_ever():
+async def test_a_request_whose_reply_may_be_lost_ends_with_an_error():
     outgoing = OutgoingRequests("s1")
-    asked = asyncio.Event()
+    is_sent = asyncio.Event()
 
     async def send(message):
-        asked.set()
+        is_sent.set()
 
-    question = asyncio.create_task(outgoing.send("a session", send, "elicitation/create", None, None))
-    await asked.wait()
-    outgoing.give_up()
+    request = asyncio.create_task(outgoing.send("a session", send, "elicitation/create", None, None))
+    async with asyncio.timeout(30):
+        await is_sent.wait()
+    outgoing.fail_all()
     with pytest.raises(MCPError, match="reply was lost"):
         async with asyncio.timeout(30):
-            await question
+            await request

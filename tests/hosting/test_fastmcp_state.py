@@ -15,7 +15,7 @@ from tornado.httputil import HTTPHeaders
 from mcp_tornado import state
 from mcp_tornado.hosting import InboundRequest
 from mcp_tornado.hosting.context import session_context, sessionless_context
-from mcp_tornado.hosting.fastmcp import keep_state_with_sessions, low_level_server
+from mcp_tornado.hosting.fastmcp import low_level_server, store_state_in_sessions
 from mcp_tornado.hosting.fastmcp_state import FastMCPState
 from mcp_tornado.sessions import (
     ClientInfo,
@@ -393,7 +393,7 @@ async def test_each_server_has_its_own_and_the_same_in_every_process(manager, se
 
     here, there = tree(), tree()
     for servers in (here, there):
-        keep_state_with_sessions(servers["root"])
+        store_state_in_sessions(servers["root"])
     with session_context(manager, session):
         for name, server in here.items():
             await server._state_store.put(f"{session.key}:n", StateValue(value=name))
@@ -402,7 +402,7 @@ async def test_each_server_has_its_own_and_the_same_in_every_process(manager, se
 
     # One that is mounted before the others, under a name that none of them has, changes nothing for those with a name.
     later = tree(more="more")
-    keep_state_with_sessions(later["root"])
+    store_state_in_sessions(later["root"])
     assert await read(manager, session, later) == {name: name for name in here} | {"own": None, "more": None}
 
 
@@ -426,11 +426,11 @@ async def test_one_that_is_mounted_later_has_its_own_too(manager, session):
     servers = {name: FastMCP() for name in ("root", "first", "second")}
     servers["root"].mount(servers["first"])
     servers["root"].mount(servers["second"])
-    keep_state_with_sessions(servers["root"])
+    store_state_in_sessions(servers["root"])
     for place in ("root", "first", "second"):
         servers[f"late in {place}"] = FastMCP()
         servers[place].mount(servers[f"late in {place}"])
-    keep_state_with_sessions(servers["root"])
+    store_state_in_sessions(servers["root"])
     with session_context(manager, session):
         for name, server in servers.items():
             await server._state_store.put(f"{session.key}:n", StateValue(value=name))
@@ -443,5 +443,5 @@ def test_a_name_cannot_be_taken_for_a_way():
     a.mount(b)
     for server in (a, *others):
         root.mount(server)
-    keep_state_with_sessions(root)
+    store_state_in_sessions(root)
     assert len({server._state_storage._server for server in servers}) == len(servers)

@@ -23,7 +23,7 @@ from starlette.requests import Request as StarletteRequest
 
 from mcp_tornado.hosting.request_state import KEPT_KEY, SharedKeys, shared_request_state
 from mcp_tornado.jsonrpc import Request
-from mcp_tornado.kernel.stateless import StatelessEra
+from mcp_tornado.kernel.stateless import run_classified
 from mcp_tornado.sessions import Event, EventLog
 from mcp_tornado.stores.memory import MemoryStore
 from mcp_tornado.stores.plugins import open_store
@@ -52,8 +52,8 @@ def server_with(security: RequestStateSecurity | None = None, audience: str | No
 
 async def call(server: Server[Any], **params: Any) -> dict[str, Any]:
     request = Request(1, "tools/call", {"name": "ask", "arguments": {}, "_meta": META, **params})
-    shown = StarletteRequest({"type": "http", "headers": []})
-    return await StatelessEra(server, {}).run(request, ROUTE, shown, None)
+    http_request = StarletteRequest({"type": "http", "headers": []})
+    return await run_classified(server, {}, request, ROUTE, http_request, None)
 
 
 META: Final = {
@@ -319,8 +319,8 @@ async def test_a_key_that_the_store_lost_is_put_there_again() -> None:
         first, second = await started(store, "first"), await started(store, "second")
         state = first.seal(b"x")
         await store.delete(KEPT_KEY)
-        await second.look()
-        await first.look()
+        await second.refresh()
+        await first.refresh()
         late = await started(store, "late")
         assert agree(first, second, late)
         assert late.unseal(state) == b"x"
@@ -334,8 +334,8 @@ async def test_those_who_have_another_key_than_the_store_take_that_one_and_open_
         second = await started(store, "second")
         states.append(second.seal(b"x"))
         assert not agree(first, second)
-        await second.look()
-        await first.look()
+        await second.refresh()
+        await first.refresh()
         assert first.unseal(second.seal(b"y")) == second.unseal(first.seal(b"y")) == b"y"
         assert [first.unseal(state) for state in states] == [b"x", b"x"]
 
@@ -349,7 +349,7 @@ async def test_the_key_stays_in_the_store_as_long_as_a_process_looks(scheme: str
         first = await started(store, "first")
         for _ in range(4):
             clock.advance(23 * 3600)
-            await first.look()
+            await first.refresh()
             await store.sweep(clock(), 1000)
             assert await store.read(KEPT_KEY, None)
         assert agree(first, await started(store, "second"))

@@ -354,7 +354,7 @@ REFUSED = [
     (APP, "sqlite:////nonesuch/directory/sessions.db", "/nonesuch/directory"),
     (APP, "redis://127.0.0.1:1/0", "127.0.0.1:1"),
     (APP, "memory://", "keeps the sessions in one process"),
-    (APP, "eventless://", "keeps sessions alone"),
+    (APP, "eventless://", "keeps only sessions"),
 ]
 
 EVENTLESS = """

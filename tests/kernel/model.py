@@ -524,7 +524,7 @@ class Client:
             connection.hang_up()
 
     async def _get(self, connection: Connection, session, last_event_id: str | None) -> None:
-        reader = await connection.kernel.standalone(session, last_event_id)
+        reader = await connection.kernel.open_stream(session, last_event_id)
         try:
             await connection.stream(reader)
         finally:
@@ -537,7 +537,7 @@ class Client:
             return
 
         async def handle(connection, session):
-            events, after = await connection.kernel.receive(session, chain.last_id, wait)
+            events, after = await connection.kernel.poll(session, chain.last_id, wait)
             if not connection.open:
                 return
             for event in events:

@@ -374,7 +374,7 @@ class Connection:
         return answer
 
     async def stream(self, reader) -> None:
-        """Answer with a stream; see `BaseHandler.stream`."""
+        """Answer with a stream; see `StreamingHandler.stream`."""
         self._reader = reader
         try:
             self._write()
@@ -385,17 +385,17 @@ class Connection:
                     if frame is not None:
                         self._receive(self, frame)
         finally:
-            reader.close(at_once=True)
+            reader.close(discard_pending=True)
 
     def hang_up(self) -> None:
-        """Close it from the client's side; see `BaseHandler.on_connection_close`."""
+        """Close it from the client's side; see `StreamingHandler.on_connection_close`."""
         if not self.open:
             return
         self.break_off()
         if self._exchange is not None:
             self._exchange.disconnect()
         if self._reader is not None:
-            self._reader.close(at_once=True)
+            self._reader.close(discard_pending=True)
 
     def break_off(self) -> None:
         """Let the client get nothing more."""

@@ -95,7 +95,7 @@ class Process:
     async def told(self, key: str) -> list[str]:
         """Return what a session was told, once all are told."""
         async with asyncio.timeout(30):
-            await self.announcements.all_told()
+            await self.announcements.flush()
         messages = [event.message or {} for event in await self.log.read(key, None, stream=STANDALONE)]
         return [each.get("params", {}).get("uri") or each["method"].removeprefix("notifications/") for each in messages]
 
@@ -104,8 +104,8 @@ class Process:
 async def running(**more: Any) -> AsyncGenerator[Process]:
     async with Store(system_clock) as store:
         process = Process(store, **more)
-        with process.published.noted():
-            async with process.published.told():
+        with process.published.collecting():
+            async with process.published.relaying():
                 yield process
 
 
@@ -193,7 +193,7 @@ async def test_after_a_walk_that_took_very_long_the_next_change_is_told_soon(
     hours = itertools.count(step=3600)
     clock = SimpleNamespace(monotonic=lambda: next(hours))
     monkeypatch.setattr("mcp_tornado.kernel.announcements.time", clock)
-    monkeypatch.setattr("mcp_tornado.kernel.announcements._LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr("mcp_tornado.kernel.announcements._MAX_PAUSE_SECONDS", 0.1)
     key = await process.session()
     await process.bus.publish(ToolsListChanged())
     await process.logged(key, 1)
@@ -237,7 +237,7 @@ async def test_what_a_store_cannot_keep_keeps_nobody_from_being_told(process: Pr
     process.store.append = bounded
     key = await process.session(**subscribed("memo://huge"))
     for event in (ResourceUpdated("memo://huge"), ToolsListChanged()):  # in one walk
-        process.announcements.take(event)
+        process.announcements.put(event)
     assert await process.told(key) == ["tools/list_changed"]
 
 
@@ -245,21 +245,21 @@ async def test_what_was_published_before_the_end_is_told() -> None:
     async with Store(system_clock) as store:
         process = Process(store)
         key = await process.session()
-        with process.published.noted():
+        with process.published.collecting():
             await process.bus.publish(PromptsListChanged())  # before anybody tells it
-            async with process.published.told():
+            async with process.published.relaying():
                 await process.bus.publish(ToolsListChanged())
         assert await process.told(key) == ["prompts/list_changed", "tools/list_changed"]
 
 
 async def test_at_the_end_no_pause_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    for pause in ("_SHORTEST_PAUSE", "_LONGEST_PAUSE"):
+    for pause in ("_MIN_PAUSE_SECONDS", "_MAX_PAUSE_SECONDS"):
         monkeypatch.setattr(f"mcp_tornado.kernel.announcements.{pause}", 3600)
     async with Store(system_clock) as store:
         process = Process(store)
         key = await process.session()
-        with process.published.noted():
-            async with process.published.told():
+        with process.published.collecting():
+            async with process.published.relaying():
                 await process.bus.publish(ToolsListChanged())
                 await process.logged(key, 1)
                 await process.bus.publish(PromptsListChanged())
@@ -267,7 +267,7 @@ async def test_at_the_end_no_pause_is_waited_for(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_what_has_reached_nobody_at_the_end_is_logged(monkeypatch: pytest.MonkeyPatch, logs: io.StringIO) -> None:
-    monkeypatch.setattr("mcp_tornado.kernel.subscriptions._LAST_SECONDS", 0.01)
+    monkeypatch.setattr("mcp_tornado.kernel.subscriptions._FLUSH_TIMEOUT_SECONDS", 0.01)
     async with running() as process:
         await process.session()
         process.store.gate = asyncio.Event()
@@ -281,7 +281,7 @@ async def test_where_no_sessions_are_made_none_are_told() -> None:
         key = await process.session()
         published = EventRelay(process.server, process.mailbox, None)
         assert not published.reaches_sessions
-        with published.noted():
-            async with published.told():
+        with published.collecting():
+            async with published.relaying():
                 await process.bus.publish(ToolsListChanged())
         assert await process.told(key) == []

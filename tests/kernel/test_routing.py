@@ -14,6 +14,7 @@ from mcp_tornado.kernel.outgoing import OutgoingRequests
 from mcp_tornado.kernel.routing import Routing
 from mcp_tornado.sessions import ErrorCode, SessionError, system_clock
 from mcp_tornado.stores.memory import MemoryStore
+from mcp_tornado.streams.tasks import BackgroundTasks
 
 pytestmark = pytest.mark.anyio
 
@@ -39,28 +40,37 @@ class Away(MemoryStore):
         return await super().append(key, stream, message, final=final)
 
 
+class Tasks(BackgroundTasks):
+    """Background tasks that a test can wait for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.detached: list[asyncio.Task[None]] = []
+
+    def spawn_detached(self, work):
+        task = super().spawn_detached(work)
+        self.detached.append(task)
+        return task
+
+
 class Process:
     """What other processes' mail did here."""
 
     def __init__(self, store: MemoryStore) -> None:
         self.membership = Membership(store, NoManager(), DEFAULT_TIMES, pytest.fail)
         self.mailbox = Mailbox(store, self.membership)
-        self.tasks: list[asyncio.Task[None]] = []
+        self.tasks = Tasks()
         self.ended: asyncio.Queue[str] = asyncio.Queue()
         self.disconnected: asyncio.Queue[str] = asyncio.Queue()
         self.runs: set[str] = set()
         self.routing = Routing(
             self.mailbox,
             OutgoingRequests(self.membership.name),
-            lambda key, digest: key == KEY and digest in self.runs,
-            self.ended.put_nowait,
-            self.disconnected.put_nowait,
-            self._spawn,
-            self._spawn,
+            self.tasks,
+            cancel=lambda key, digest: key == KEY and digest in self.runs,
+            end_session=self.ended.put_nowait,
+            drop_connection=self.disconnected.put_nowait,
         )
-
-    def _spawn(self, work):
-        self.tasks.append(asyncio.ensure_future(work))
 
 
 @asynccontextmanager
@@ -80,7 +90,7 @@ async def test_the_end_of_a_session_is_told_even_if_the_store_is_away_at_first(f
         store.failures = failures
         await ours.routing.session_ended(KEY)
         assert await other.ended.get() == KEY
-        await asyncio.gather(*ours.tasks)
+        await asyncio.gather(*ours.tasks.detached)
         assert len(await store.read(BROADCAST_LOG, None)) == 1
 
 

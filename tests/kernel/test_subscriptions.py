@@ -89,8 +89,8 @@ async def process(store: Store, bus: InMemorySubscriptionBus) -> AsyncGenerator[
     await mailbox.start()
     try:
         published = EventRelay(server_on(bus), mailbox, None)
-        with published.noted():
-            async with published.told():
+        with published.collecting():
+            async with published.relaying():
                 yield mailbox
     finally:
         await mailbox.stop()
@@ -157,7 +157,7 @@ async def test_events_of_a_kind_that_is_not_known_are_passed_over(store: Store) 
 async def test_while_the_store_is_away_for_a_moment_nothing_is_lost(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subscriptions, "_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(subscriptions, "_RETRY_DELAYS_SECONDS", (0.0, 0.0))
     here, there = InMemorySubscriptionBus(), InMemorySubscriptionBus()
     async with process(store, here), process(store, there):
         heard = Heard(there)
@@ -170,7 +170,7 @@ async def test_while_the_store_is_away_for_a_moment_nothing_is_lost(
 async def test_while_the_store_is_away_who_listens_here_still_hears_and_a_warning_says_what_was_dropped(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subscriptions, "_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(subscriptions, "_RETRY_DELAYS_SECONDS", (0.0, 0.0))
     here, there = InMemorySubscriptionBus(), InMemorySubscriptionBus()
     async with process(store, here), process(store, there):
         heard_here, heard_there = Heard(here), Heard(there)
@@ -210,6 +210,6 @@ async def test_a_bus_of_the_users_is_left_alone(store: Store) -> None:
 async def test_a_server_without_subscriptions_is_served(store: Store) -> None:
     async with process(store, InMemorySubscriptionBus()) as mailbox:
         published = EventRelay(Server("plain"), mailbox, None)
-        with published.noted():
-            async with published.told():
+        with published.collecting():
+            async with published.relaying():
                 pass

@@ -1,4 +1,4 @@
-"""What is written while the store is away: once, in the end."""
+"""Appending to a stream while the store is unavailable: each event is in the log once in the end."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ pytestmark = pytest.mark.anyio
 
 KEY = "@k"
 CHANGED = {"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}
-AWAY = SessionError(ErrorCode.STORE_UNAVAILABLE)
+UNAVAILABLE = SessionError(ErrorCode.STORE_UNAVAILABLE)
 
 
-class Wavering(MemoryStore):
-    """A store whose appends fail, before or after they have taken effect."""
+class FailingStore(MemoryStore):
+    """A store whose appends fail before or after they have taken effect, as `failures` says."""
 
     def __init__(self) -> None:
         super().__init__(system_clock)
@@ -25,39 +25,39 @@ class Wavering(MemoryStore):
     async def append(self, key, stream, message, *, final=False):
         failure = self.failures.pop(0) if self.failures else ""
         if failure == "before":
-            raise AWAY
+            raise UNAVAILABLE
         event_id = await super().append(key, stream, message, final=final)
         if failure == "after":
-            raise AWAY
+            raise UNAVAILABLE
         return event_id
 
 
-async def written(store: MemoryStore, key: str = KEY) -> int:
-    return len(await store.read(key, None))
+async def count_events(store: MemoryStore) -> int:
+    return len(await store.read(KEY, None))
 
 
 @pytest.mark.parametrize("failures", [["before"], ["after"], ["before", "after", "before"]])
 @pytest.mark.parametrize("shared", [False, True])
-async def test_an_event_is_in_the_log_once_whatever_an_attempt_came_to(failures, shared):
-    async with Wavering() as store:
-        log = StreamAppender(store, KEY, "get", shared=shared)
-        await log.append(CHANGED)
+async def test_an_event_is_in_the_log_once_whether_or_not_failed_attempts_took_effect(failures, shared):
+    async with FailingStore() as store:
+        appender = StreamAppender(store, KEY, "get", shared=shared)
+        await appender.append(CHANGED)
         store.failures = list(failures)
-        event_id = await log.append(CHANGED)
+        event_id = await appender.append(CHANGED)
         assert [event.id for event in await store.read(KEY, None)][1:] == [event_id]
 
 
-async def test_an_equal_event_of_another_process_is_not_taken_for_ours():
-    async with Wavering() as store:
+async def test_an_older_equal_event_of_another_process_does_not_count_as_ours():
+    async with FailingStore() as store:
         await store.append(KEY, "get", CHANGED)
         store.failures = ["before"]
         await StreamAppender(store, KEY, "get", shared=True).append(CHANGED)
-        assert await written(store) == 2
+        assert await count_events(store) == 2
 
 
-async def test_who_does_not_wait_is_told_at_once():
-    async with Wavering() as store:
+async def test_an_append_without_retries_fails_at_once():
+    async with FailingStore() as store:
         store.failures = ["before"]
         with pytest.raises(SessionError):
-            await StreamAppender(store, KEY, "get").append(CHANGED, seconds=0)
-        assert await written(store) == 0
+            await StreamAppender(store, KEY, "get").append(CHANGED, retry_seconds=0)
+        assert await count_events(store) == 0

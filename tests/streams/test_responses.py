@@ -1,4 +1,4 @@
-"""An answer that the store cannot keep."""
+"""An answer that is too large for the store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LARGE = {"jsonrpc": "2.0", "id": "large", "result": {"text": "x" * 1000}}
 
 
 class SmallStore(MemoryStore):
-    """Keeps no large documents, as some databases do."""
+    """A store that refuses large documents, as some databases do."""
 
     async def append(self, key, stream, message, *, final=False):
         if len(str(message)) > 500:
@@ -22,27 +22,28 @@ class SmallStore(MemoryStore):
         return await super().append(key, stream, message, final=final)
 
 
-async def told(log):
+async def read_errors(log):
+    """Return the request id and the symbolic code of each error in the log."""
     return [(event.message["id"], event.message["error"]["data"]["code"]) for event in await log.read("@p", None)]
 
 
 @pytest.mark.parametrize("opened_first", [True, False])
-async def test_who_comes_back_for_it_is_told_that_it_could_not_be_kept(opened_first):
+async def test_an_answer_that_is_too_large_becomes_an_error_for_a_client_that_resumes_the_stream(opened_first):
     async with SmallStore(system_clock) as log:
-        stream = ResponseStream(log, "@p", "send-", process="p", requests=["large"], on_gone=pytest.fail)
-        stream.abandon()
+        stream = ResponseStream(log, "@p", "send-", process="p", requests=["large"], on_session_gone=pytest.fail)
+        stream.mark_disconnected()
         if opened_first:
             await stream.open()
-        await stream.settle(Outcome(LARGE))
+        await stream.add_answer(Outcome(LARGE))
         await stream.open()
-        assert await told(log) == [("large", "INTERNAL_ERROR")]
+        assert await read_errors(log) == [("large", "INTERNAL_ERROR")]
         (event,) = await log.read("@p", None)
         assert event.final
 
 
-async def test_a_client_that_is_connected_gets_it():
+async def test_an_answer_that_is_too_large_is_sent_to_a_connected_client():
     async with SmallStore(system_clock) as log:
-        stream = ResponseStream(log, "@p", "post-", process="p", requests=["large"], on_gone=pytest.fail)
+        stream = ResponseStream(log, "@p", "post-", process="p", requests=["large"], on_session_gone=pytest.fail)
         await stream.open()
-        await stream.settle(Outcome(LARGE))
+        await stream.add_answer(Outcome(LARGE))
         assert [frame.message async for frame in stream.queue.frames(10)] == [LARGE]

@@ -1,4 +1,4 @@
-"""Who holds a session's standalone stream, where messages between processes cross."""
+"""Which process reads a session's standalone stream when messages of two processes cross."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class NoManager:
         pass
 
 
-class StreamReaders:
-    """Reads the stream until it is told to close."""
+class OneReader:
+    """Reads the standalone stream of every session until it is closed; takes the place of `StreamReaders`."""
 
     def __init__(self) -> None:
         self.reads = True
         self.closed = asyncio.Event()
 
-    def holds_standalone(self, key):
+    def reads_standalone(self, key):
         return self.reads
 
-    def close_standalone(self, key, *, at_once=False):
+    def close_standalone(self, key, *, discard_pending=False):
         self.reads = False
         self.closed.set()
 
@@ -43,7 +43,7 @@ class Process:
     def __init__(self, store: MemoryStore, stack: AsyncExitStack) -> None:
         self.membership = Membership(store, NoManager(), DEFAULT_TIMES, pytest.fail)
         self.mailbox = Mailbox(store, self.membership)
-        self.readers = StreamReaders()
+        self.readers = OneReader()
         self.tasks: list[asyncio.Task[None]] = []
         self.streams = StandaloneStreams(store, self.membership, self.mailbox, self.readers, self._spawn)
         stack.push_async_callback(self._stop)
@@ -59,7 +59,7 @@ class Process:
 
 
 @asynccontextmanager
-async def two() -> AsyncGenerator[tuple[Process, Process]]:
+async def two_processes() -> AsyncGenerator[tuple[Process, Process]]:
     async with MemoryStore(system_clock) as store, AsyncExitStack() as stack:
         both = (Process(store, stack), Process(store, stack))
         for process in both:
@@ -68,19 +68,19 @@ async def two() -> AsyncGenerator[tuple[Process, Process]]:
         yield both
 
 
-async def test_of_two_that_take_a_stream_over_at_once_the_last_one_keeps_it():
-    async with two() as (first, last), asyncio.timeout(30):
-        await first.streams.take(KEY, over=True)
-        await last.streams.take(KEY, over=True)  # before it has heard of the first
-        await first.readers.closed.wait()
-        # What the last one has not heard by now, it has heard once it is answered.
-        assert await last.mailbox.ask("standalone.holder", {"session": KEY}, 0.1) is False
-        assert await first.mailbox.ask("standalone.holder", {"session": KEY}, 30)
-        assert last.readers.reads
+async def test_the_later_of_two_takeovers_at_the_same_time_wins():
+    async with two_processes() as (earlier, later), asyncio.timeout(30):
+        await earlier.streams.acquire(KEY, take_over=True)
+        await later.streams.acquire(KEY, take_over=True)  # before it has read the takeover of the earlier one
+        await earlier.readers.closed.wait()
+        assert await later.mailbox.ask("standalone.holder", {"session": KEY}, 0.1) is False
+        # The later process reads the broadcasts in order: when it answers this one, it has read the earlier takeover.
+        assert await earlier.mailbox.ask("standalone.holder", {"session": KEY}, 30)
+        assert later.readers.reads
 
 
-async def test_of_two_that_read_one_stream_the_one_without_the_lease_stops():
-    async with two() as (holder, other), asyncio.timeout(30):
+async def test_of_two_processes_that_read_one_stream_the_one_without_the_lease_stops():
+    async with two_processes() as (holder, other), asyncio.timeout(30):
         await holder.streams.renew(KEY)
         await other.streams.renew(KEY)
         assert (holder.readers.reads, other.readers.reads) == (True, False)

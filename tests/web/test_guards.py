@@ -1,12 +1,14 @@
-"""Browsers: CORS, the Origin check, the Host check."""
+"""Web pages: CORS, the Origin check and the Host check."""
 
 from __future__ import annotations
 
 import pytest
 
-pytestmark = pytest.mark.gen_test
+from tests.web.messages import PING, initialize_request
 
-MCP_ROUTES = {
+pytestmark = pytest.mark.gen_test(timeout=60)
+
+METHODS_OF_ROUTES = {
     "/mcp": {"GET", "POST", "DELETE"},
     "/mcp/session": {"GET", "POST", "DELETE"},
     "/mcp/send": {"POST"},
@@ -23,80 +25,81 @@ REQUEST_HEADERS = {
     "mcp-method",
     "mcp-name",
 }
-PAGE = "http://localhost:5173"
-PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
-ANY = {"server": {"allowed_hosts": ["*"], "allowed_origins": ["*"]}}
+PAGE_ORIGIN = "http://localhost:5173"
+ALLOW_ALL = {"server": {"allowed_hosts": ["*"], "allowed_origins": ["*"]}}
 
 
-def names(value: str) -> set[str]:
+def split_names(value: str) -> set[str]:
     return {name.strip().lower() for name in value.split(",")}
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-@pytest.mark.parametrize(("path", "methods"), MCP_ROUTES.items())
-async def test_preflight(client, path, methods, slash):
+@pytest.mark.parametrize(("path", "methods"), METHODS_OF_ROUTES.items())
+async def test_preflight_allows_the_methods_and_headers_of_the_route(client, path, methods, slash):
     answer = await client.fetch(
         "OPTIONS",
         path + slash,
-        Origin=PAGE,
+        Origin=PAGE_ORIGIN,
         Access_Control_Request_Method="POST",
         Access_Control_Request_Headers="content-type, mcp-session-id, mcp-param-region, Mcp-Param-Unit",
     )
     assert (answer.status, answer.body) == (204, b"")
-    assert answer.headers["Access-Control-Allow-Origin"] == PAGE
+    assert answer.headers["Access-Control-Allow-Origin"] == PAGE_ORIGIN
     assert set(answer.headers["Access-Control-Allow-Methods"].split(", ")) >= methods
-    allowed = names(answer.headers["Access-Control-Allow-Headers"])
+    allowed = split_names(answer.headers["Access-Control-Allow-Headers"])
     assert allowed == REQUEST_HEADERS | {"mcp-param-region", "mcp-param-unit"}
     assert int(answer.headers["Access-Control-Max-Age"]) > 0
-    assert "origin" in names(answer.headers["Vary"])
+    assert "origin" in split_names(answer.headers["Vary"])
 
 
-@pytest.mark.parametrize("asked", [None, "", "x-evil", "cookie, x-mcp-param-a, mcp-paramx"])
-async def test_preflight_names_nothing_else(client, asked):
-    answer = await client.fetch("OPTIONS", "/mcp", Origin=PAGE, Access_Control_Request_Headers=asked)
-    assert names(answer.headers["Access-Control-Allow-Headers"]) == REQUEST_HEADERS
+@pytest.mark.parametrize("requested", [None, "", "x-evil", "cookie, x-mcp-param-a, mcp-paramx"])
+async def test_preflight_allows_no_other_headers(client, requested):
+    answer = await client.fetch("OPTIONS", "/mcp", Origin=PAGE_ORIGIN, Access_Control_Request_Headers=requested)
+    assert split_names(answer.headers["Access-Control-Allow-Headers"]) == REQUEST_HEADERS
     assert "Access-Control-Allow-Credentials" not in answer.headers
 
 
 async def test_preflight_needs_no_session_and_no_store(app, client):
-    answer = await client.fetch("OPTIONS", "/mcp", Origin=PAGE, session="dead")
+    answer = await client.fetch("OPTIONS", "/mcp", Origin=PAGE_ORIGIN, session="dead")
     assert answer.status == 204
 
 
-async def test_a_page_may_read_answers_and_errors(client, helpers):
-    made = await client.fetch("POST", "/mcp", json_body=helpers.initialize(), Origin=PAGE)
+async def test_page_may_read_answers_and_errors(client):
+    created = await client.fetch("POST", "/mcp", json_body=initialize_request(), Origin=PAGE_ORIGIN)
     answers = [
-        made,
-        await client.fetch("POST", "/mcp/session", Origin=PAGE),
-        await client.fetch("POST", "/mcp", json_body=PING, session=made.session, Origin=PAGE),
-        await client.fetch("GET", "/mcp/receive", session=made.session, Origin=PAGE),
-        await client.fetch("POST", "/mcp", json_body=PING, Origin=PAGE),  # SESSION_REQUIRED
-        await client.fetch("GET", "/mcp/session", session="dead", Origin=PAGE),  # SESSION_NOT_FOUND
-        await client.fetch("POST", "/mcp", body=b"{", session=made.session, Origin=PAGE),  # PARSE_ERROR
-        await client.fetch("PUT", "/mcp", Origin=PAGE),  # METHOD_NOT_ALLOWED
-        await client.fetch("POST", "/mcp", session=made.session, Content_Type="text/plain", Origin=PAGE),
-        await client.fetch("POST", "/mcp/abort", json_body={"requestId": 9}, session=made.session, Origin=PAGE),
-        await client.fetch("DELETE", "/mcp", session=made.session, Origin=PAGE),
+        created,
+        await client.fetch("POST", "/mcp/session", Origin=PAGE_ORIGIN),
+        await client.fetch("POST", "/mcp", json_body=PING, session=created.session, Origin=PAGE_ORIGIN),
+        await client.fetch("GET", "/mcp/receive", session=created.session, Origin=PAGE_ORIGIN),
+        await client.fetch("POST", "/mcp", json_body=PING, Origin=PAGE_ORIGIN),  # SESSION_REQUIRED
+        await client.fetch("GET", "/mcp/session", session="dead", Origin=PAGE_ORIGIN),  # SESSION_NOT_FOUND
+        await client.fetch("POST", "/mcp", body=b"{", session=created.session, Origin=PAGE_ORIGIN),  # PARSE_ERROR
+        await client.fetch("PUT", "/mcp", Origin=PAGE_ORIGIN),  # METHOD_NOT_ALLOWED
+        await client.fetch("POST", "/mcp", session=created.session, Content_Type="text/plain", Origin=PAGE_ORIGIN),
+        await client.fetch(
+            "POST", "/mcp/abort", json_body={"requestId": 9}, session=created.session, Origin=PAGE_ORIGIN
+        ),
+        await client.fetch("DELETE", "/mcp", session=created.session, Origin=PAGE_ORIGIN),
     ]
     assert [answer.status for answer in answers] == [200, 201, 200, 200, 400, 404, 400, 405, 415, 404, 204]
     for answer in answers:
-        assert answer.headers["Access-Control-Allow-Origin"] == PAGE
-        assert "mcp-session-id" in names(answer.headers["Access-Control-Expose-Headers"])
-        assert "origin" in names(answer.headers["Vary"])
+        assert answer.headers["Access-Control-Allow-Origin"] == PAGE_ORIGIN
+        assert "mcp-session-id" in split_names(answer.headers["Access-Control-Expose-Headers"])
+        assert "origin" in split_names(answer.headers["Vary"])
 
 
-async def test_a_page_may_read_a_stream(client, helpers):
-    session = await client.session()
-    connection = await client.stream("GET", "/mcp", Mcp_Session_Id=session, Origin=PAGE)
-    assert connection.headers["Access-Control-Allow-Origin"] == PAGE
+async def test_page_may_read_a_stream(client):
+    session = await client.create_session()
+    connection = await client.open_stream("GET", "/mcp", Mcp_Session_Id=session, Origin=PAGE_ORIGIN)
+    assert connection.headers["Access-Control-Allow-Origin"] == PAGE_ORIGIN
     assert connection.headers["Vary"] == "Origin"
 
 
 @pytest.mark.parametrize("sections", [{"server": {"max_body_bytes": 10}}])
-async def test_a_page_may_read_that_its_body_was_too_large(client):
-    answer = await client.fetch("POST", "/mcp", json_body=PING, Origin=PAGE)
+async def test_page_may_read_that_its_body_was_too_large(client):
+    answer = await client.fetch("POST", "/mcp", json_body=PING, Origin=PAGE_ORIGIN)
     answer.assert_error("PAYLOAD_TOO_LARGE")
-    assert answer.headers["Access-Control-Allow-Origin"] == PAGE
+    assert answer.headers["Access-Control-Allow-Origin"] == PAGE_ORIGIN
 
 
 @pytest.mark.parametrize(
@@ -122,8 +125,8 @@ async def test_a_page_may_read_that_its_body_was_too_large(client):
     ],
 )
 async def test_other_origins_are_refused(client, origin):
-    session = await client.session()
-    for path, methods in MCP_ROUTES.items():
+    session = await client.create_session()
+    for path, methods in METHODS_OF_ROUTES.items():
         for method in (*methods, "OPTIONS"):
             answer = await client.fetch(method, path, session=session, Origin=origin)
             answer.assert_error("FORBIDDEN_ORIGIN")
@@ -143,26 +146,26 @@ async def test_loopback_origins_are_allowed(client, origin):
 
 
 @pytest.mark.parametrize("sections", [{"server": {"allowed_origins": ["https://app.example.com:8443", "app://x"]}}])
-async def test_configured_origins(client):
+async def test_only_configured_origins_are_allowed(client):
     for origin, status in {
         "https://app.example.com:8443": 201,
         "app://x": 201,
         "https://app.example.com": 403,
         "https://app.example.com:1": 403,
         "http://app.example.com:8443": 403,
-        PAGE: 403,
+        PAGE_ORIGIN: 403,
     }.items():
         assert (await client.fetch("POST", "/mcp/session", Origin=origin)).status == status
 
 
-@pytest.mark.parametrize("sections", [ANY])
+@pytest.mark.parametrize("sections", [ALLOW_ALL])
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "x"])
-async def test_the_star_switches_the_origin_check_off(client, origin):
+async def test_wildcard_allows_every_origin(client, origin):
     answer = await client.fetch("POST", "/mcp/session", Origin=origin)
     assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (201, origin)
 
 
-async def test_without_an_origin_nothing_is_said_of_cors(client):
+async def test_answer_without_an_origin_has_no_cors_headers(client):
     answer = await client.fetch("POST", "/mcp/session")
     assert not [name for name in answer.headers if name.lower().startswith("access-control")]
 
@@ -170,11 +173,11 @@ async def test_without_an_origin_nothing_is_said_of_cors(client):
 # ---------------------------------------------------------------------- Host
 
 
-async def with_host(client, *hosts: str, path: str = "/mcp/session", version: str = "1.1"):
+async def post_with_hosts(client, *hosts: str, path: str = "/mcp/session", version: str = "1.1"):
     connection = await client.connect()
     lines = "".join(f"Host: {host}\r\n" for host in hosts)
     await connection.send(f"POST {path} HTTP/{version}\r\n{lines}Content-Length: 0\r\n\r\n".encode())
-    return await connection.answer()
+    return await connection.read_answer()
 
 
 @pytest.mark.parametrize(
@@ -195,20 +198,20 @@ async def with_host(client, *hosts: str, path: str = "/mcp/session", version: st
 )
 async def test_other_hosts_are_misdirected(client, host):
     for path in ("/mcp", "/mcp/session", "/mcp/send", "/metrics", "/nowhere"):
-        answer = await with_host(client, host, path=path)
-        if answer.status != 400 or answer.body:  # Tornado refuses some by itself
+        answer = await post_with_hosts(client, host, path=path)
+        if answer.status != 400 or answer.body:  # Tornado itself refuses some
             answer.assert_error("MISDIRECTED_HOST")
 
 
 @pytest.mark.parametrize(
     "host", ["localhost", "LocalHost", "localhost:1", "127.0.0.1", "127.0.0.1:65535", "[::1]", "[::1]:8000"]
 )
-async def test_loopback_hosts_on_any_port(client, host):
-    assert (await with_host(client, host)).status == 201
+async def test_loopback_hosts_are_allowed_on_any_port(client, host):
+    assert (await post_with_hosts(client, host)).status == 201
 
 
 @pytest.mark.parametrize("sections", [{"server": {"allowed_hosts": ["mcp.example.com", "other.example.com:8443"]}}])
-async def test_configured_hosts(client):
+async def test_only_configured_hosts_are_allowed(client):
     for host, status in {
         "mcp.example.com": 201,
         "MCP.example.com:8000": 201,
@@ -218,33 +221,33 @@ async def test_configured_hosts(client):
         "localhost": 421,
         "example.com": 421,
     }.items():
-        assert (await with_host(client, host)).status == status, host
+        assert (await post_with_hosts(client, host)).status == status, host
 
 
-@pytest.mark.parametrize("sections", [ANY])
-async def test_the_star_switches_the_host_check_off(client):
-    assert (await with_host(client, "anything.example:1")).status == 201
+@pytest.mark.parametrize("sections", [ALLOW_ALL])
+async def test_wildcard_allows_every_host(client):
+    assert (await post_with_hosts(client, "anything.example:1")).status == 201
 
 
 @pytest.mark.parametrize("hosts", [[], ["localhost", "localhost"], ["localhost", "evil.example"], [""]])
-async def test_no_host_or_two_are_never_served(client, hosts):
-    answer = await with_host(client, *hosts)
+async def test_request_without_exactly_one_host_is_refused(client, hosts):
+    answer = await post_with_hosts(client, *hosts)
     assert answer.status in (400, 421)
     assert "Mcp-Session-Id" not in answer.headers
 
 
 async def test_http_1_0_without_a_host_is_misdirected(client):
-    (await with_host(client, version="1.0")).assert_error("MISDIRECTED_HOST")
+    (await post_with_hosts(client, version="1.0")).assert_error("MISDIRECTED_HOST")
 
 
-async def test_probes_call_by_address(client):
+async def test_probes_may_use_the_address_as_host(client):
     for path in ("/healthz", "/readyz", "/healthz/", "/readyz/"):
         connection = await client.connect()
         await connection.send(f"GET {path} HTTP/1.1\r\nHost: 10.0.0.7:8000\r\n\r\n".encode())
-        assert (await connection.answer()).status == 200
+        assert (await connection.read_answer()).status == 200
     connection = await client.connect()
     await connection.send(b"GET /metrics HTTP/1.1\r\nHost: 10.0.0.7:8000\r\n\r\n")
-    (await connection.answer()).assert_error("MISDIRECTED_HOST")
+    (await connection.read_answer()).assert_error("MISDIRECTED_HOST")
 
 
 async def test_a_refused_host_gets_no_cors_headers_for_a_refused_origin(client):

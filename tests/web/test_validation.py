@@ -1,4 +1,4 @@
-"""`SessionValidationMixin` in front of handlers that are not ours."""
+"""`SessionValidationMixin` in handlers of an embedding application."""
 
 from __future__ import annotations
 
@@ -9,39 +9,41 @@ from tornado.web import Application, RequestHandler, stream_request_body
 
 from mcp_tornado import SessionValidationMixin, create_app
 from mcp_tornado.sessions import StoreUnavailable
+from tests.web.lifespan import run_lifespan
 
-pytestmark = pytest.mark.gen_test
+pytestmark = pytest.mark.gen_test(timeout=60)
 
-RAN: list[str] = []
+calls: list[str] = []
+"""The methods of the handlers that have run."""
 
 
-class Upload(SessionValidationMixin, RequestHandler):
+class UploadHandler(SessionValidationMixin, RequestHandler):
     def get(self) -> None:
-        RAN.append("get")
+        calls.append("get")
         self.write({"key": self.session.key[:8], "version": self.session.protocol_version})
 
     async def post(self) -> None:
-        RAN.append("post")
+        calls.append("post")
         self.write({"key": self.session.key[:8], "size": len(self.request.body)})
 
 
-class Prepared(SessionValidationMixin, RequestHandler):
-    """Has a `prepare` of its own, as the documentation says."""
+class PreparingHandler(SessionValidationMixin, RequestHandler):
+    """Has its own `prepare`, written as the documentation says."""
 
     async def prepare(self) -> None:
         await super().prepare()
         if self._finished:
             return
-        RAN.append("prepare")
+        calls.append("prepare")
         self.set_header("X-Key", self.session.key[:8])
 
     def get(self) -> None:
-        RAN.append("get")
+        calls.append("get")
         self.write("ok")
 
 
-class Base(RequestHandler):
-    """A base that refuses by itself, before the session is looked at."""
+class RefusingBase(RequestHandler):
+    """A base class whose `prepare` may refuse the request before the session check."""
 
     def prepare(self) -> None:
         if "X-Stop" in self.request.headers:
@@ -49,13 +51,13 @@ class Base(RequestHandler):
             self.finish("stopped")
 
 
-class Based(SessionValidationMixin, Base):
+class DerivedHandler(SessionValidationMixin, RefusingBase):
     def get(self) -> None:
-        RAN.append("get")
+        calls.append("get")
         self.write("ok")
 
 
-class Open(SessionValidationMixin, RequestHandler):
+class OpenHandler(SessionValidationMixin, RequestHandler):
     session_required = False
 
     def get(self) -> None:
@@ -63,33 +65,33 @@ class Open(SessionValidationMixin, RequestHandler):
 
 
 @stream_request_body
-class Streamed(SessionValidationMixin, RequestHandler):
+class StreamedHandler(SessionValidationMixin, RequestHandler):
     def data_received(self, chunk: bytes) -> None:
-        RAN.append("data")
+        calls.append("data")
 
     def post(self) -> None:
-        RAN.append("post")
+        calls.append("post")
         self.write(self.session.key[:8])
 
 
-class Failing(SessionValidationMixin, RequestHandler):
+class FailingHandler(SessionValidationMixin, RequestHandler):
     def get(self) -> None:
         raise ZeroDivisionError("a secret")
 
 
 ROUTES: list[Any] = [
-    (r"/upload", Upload),
-    (r"/prepared", Prepared),
-    (r"/based", Based),
-    (r"/open", Open),
-    (r"/streamed", Streamed),
-    (r"/failing", Failing),
+    (r"/upload", UploadHandler),
+    (r"/preparing", PreparingHandler),
+    (r"/derived", DerivedHandler),
+    (r"/open", OpenHandler),
+    (r"/streamed", StreamedHandler),
+    (r"/failing", FailingHandler),
 ]
 
 
 @pytest.fixture(autouse=True)
-def nothing_ran() -> None:
-    RAN.clear()
+def clear_calls() -> None:
+    calls.clear()
 
 
 @pytest.fixture(params=["created", "existing"])
@@ -98,26 +100,26 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def app(io_loop: Any, kind: str, server: object, sections: dict[str, Any], helpers: Any) -> Any:
-    """Once our application with handlers of the user's, once the user's application with routes of ours."""
+def app(io_loop: Any, kind: str, server: object, sections: dict[str, Any]) -> Any:
+    """Either an `MCPApplication` with handlers of the user's, or an application of the user's with the MCP routes."""
     if kind == "created":
-        yield from helpers.living(io_loop, create_app(server, handlers=ROUTES, **sections))
+        yield from run_lifespan(io_loop, create_app(server, handlers=ROUTES, **sections))
         return
-    ours = create_app(server, **sections)
-    theirs = Application([*ROUTES, (r"/theirs", Open)], own_setting=1)
-    theirs.add_handlers(".*", list(ours.routes))
-    theirs.settings["mcp_tornado"] = ours.settings["mcp_tornado"]
-    theirs.lifespan = ours.lifespan
-    yield from helpers.living(io_loop, theirs)
+    mcp_application = create_app(server, **sections)
+    existing = Application([*ROUTES, (r"/own", OpenHandler)], own_setting=1)
+    existing.add_handlers(".*", list(mcp_application.routes))
+    existing.settings["mcp_tornado"] = mcp_application.settings["mcp_tornado"]
+    existing.lifespan = mcp_application.lifespan
+    yield from run_lifespan(io_loop, existing)
 
 
-PATHS = ["/upload", "/prepared", "/based", "/streamed", "/failing"]
+PATHS = ["/upload", "/preparing", "/derived", "/streamed", "/failing"]
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_the_same_errors_as_on_routes_of_ours(client, path):
+async def test_errors_are_those_of_the_mcp_routes(client, path):
     method = "POST" if path == "/streamed" else "GET"
-    for given, code in (
+    for headers, code in (
         ({}, "SESSION_REQUIRED"),
         ({"session": ""}, "SESSION_ID_MALFORMED"),
         ({"session": "a b"}, "SESSION_ID_MALFORMED"),
@@ -125,54 +127,55 @@ async def test_the_same_errors_as_on_routes_of_ours(client, path):
         ({"session": "dead"}, "SESSION_NOT_FOUND"),
         ({"session": "dead", "MCP_Protocol_Version": "x"}, "UNSUPPORTED_PROTOCOL_VERSION"),
     ):
-        (await client.fetch(method, path, **given)).assert_error(code)
-    assert [what for what in RAN if what != "data"] == []
+        (await client.fetch(method, path, **headers)).assert_error(code)
+    assert [call for call in calls if call != "data"] == []
 
 
-async def test_the_session_is_there(client):
+async def test_methods_have_the_session(client):
     session = await client.initialize("2025-06-18")
     key = (await client.fetch("GET", "/mcp/session", session=session)).json()["key"]
-    got = await client.fetch("GET", "/upload", session=session)
-    assert (got.status, got.body) == (200, b'{"key": "%s", "version": "2025-06-18"}' % key.encode())
+    answer = await client.fetch("GET", "/upload", session=session)
+    assert (answer.status, answer.body) == (200, b'{"key": "%s", "version": "2025-06-18"}' % key.encode())
     posted = await client.fetch("POST", "/upload", session=session, body=b"x" * 100_000)
     assert posted.body == b'{"key": "%s", "size": 100000}' % key.encode()
     streamed = await client.fetch("POST", "/streamed", session=session, body=b"x" * 10)
     assert streamed.body == key.encode()
-    prepared = await client.fetch("GET", "/prepared", session=session)
+    prepared = await client.fetch("GET", "/preparing", session=session)
     assert (prepared.headers["X-Key"], prepared.body) == (key, b"ok")
-    assert RAN == ["get", "post", "data", "post", "prepare", "get"]
+    assert calls == ["get", "post", "data", "post", "prepare", "get"]
 
 
-async def test_a_session_that_ended_is_not_found(client):
-    session = await client.session()
+async def test_ended_session_is_not_found(client):
+    session = await client.create_session()
     assert (await client.fetch("GET", "/upload", session=session)).status == 200
     await client.fetch("DELETE", "/mcp", session=session)
     (await client.fetch("GET", "/upload", session=session)).assert_error("SESSION_NOT_FOUND")
-    assert RAN == ["get"]
+    assert calls == ["get"]
 
 
-async def test_a_base_with_a_prepare_of_its_own(client, caplog):
-    session = await client.session()
-    assert (await client.fetch("GET", "/based", session=session)).body == b"ok"
-    stopped = await client.fetch("GET", "/based", session=session, X_Stop="1")
+async def test_base_class_may_answer_in_prepare(client, caplog):
+    session = await client.create_session()
+    assert (await client.fetch("GET", "/derived", session=session)).body == b"ok"
+    stopped = await client.fetch("GET", "/derived", session=session, X_Stop="1")
     assert (stopped.status, stopped.body) == (418, b"stopped")
-    assert (await client.fetch("GET", "/based", X_Stop="1")).status == 418
-    assert RAN == ["get"]
+    assert (await client.fetch("GET", "/derived", X_Stop="1")).status == 418
+    assert calls == ["get"]
     assert "Traceback" not in caplog.text
 
 
-async def test_a_handler_that_is_open(client):
-    for given in ({}, {"session": "dead"}, {"session": ""}):
-        answer = await client.fetch("GET", "/open", **given)
+async def test_open_handler_needs_no_session(client):
+    for headers in ({}, {"session": "dead"}, {"session": ""}):
+        answer = await client.fetch("GET", "/open", **headers)
         assert (answer.status, answer.body) == (200, b'{"session": false}')
 
 
-async def test_options_need_no_session(client):
-    assert (await client.fetch("OPTIONS", "/upload")).status == 405  # Tornado's own answer: there is no such method
+async def test_options_needs_no_session(client):
+    # This is Tornado's answer to a method that the handler does not have.
+    assert (await client.fetch("OPTIONS", "/upload")).status == 405
 
 
-async def test_what_a_handler_raises_is_its_own_affair(client):
-    session = await client.session()
+async def test_exception_of_a_handler_is_a_500_without_its_text(client):
+    session = await client.create_session()
     answer = await client.fetch("GET", "/failing", session=session)
     assert answer.status == 500
     assert b"secret" not in answer.body
@@ -180,33 +183,33 @@ async def test_what_a_handler_raises_is_its_own_affair(client):
 
 
 @pytest.mark.parametrize("sections", [{"sessions": {"store": "faulty://"}}])
-async def test_a_store_that_is_away(faults, client):
-    session = await client.session()
-    faults.all(StoreUnavailable("away"))
+async def test_unavailable_store_is_an_error(faults, client):
+    session = await client.create_session()
+    faults.set_all(StoreUnavailable("away"))
     (await client.fetch("GET", "/upload", session=session)).assert_error("STORE_UNAVAILABLE")
-    assert RAN == []
+    assert calls == []
 
 
-async def test_our_routes_work_as_ever(client, helpers):
+async def test_mcp_routes_work_in_both_applications(client):
     session = await client.initialize()
-    assert (await client.call(session)).result()["content"][0]["text"] == "hello"
+    assert (await client.call_tool(session)).result()["content"][0]["text"] == "hello"
     for path in ("/healthz", "/readyz", "/metrics"):
         assert (await client.fetch("GET", path)).status == 200
     (await client.fetch("GET", "/mcp")).assert_error("SESSION_REQUIRED")
 
 
-class TestWithoutAnApplicationThatKnowsSessions:
+class TestApplicationWithoutSessions:
     @pytest.fixture
     def app(self) -> Any:
-        return Application([(r"/upload", Upload), (r"/open", Open)])
+        return Application([(r"/upload", UploadHandler), (r"/open", OpenHandler)])
 
-    async def test_it_is_an_error_of_the_server_without_a_traceback(self, client, caplog):
+    async def test_handler_answers_500_without_a_traceback(self, client, caplog):
         answer = await client.fetch("GET", "/upload", session="any")
         assert answer.status == 500
         assert b"Traceback" not in answer.body
         assert b".py" not in answer.body
-        assert RAN == []
-        assert "create_app" in caplog.text  # the operator is told what to do
+        assert calls == []
+        assert "create_app" in caplog.text  # the log says what to do
 
-    async def test_what_is_open_works(self, client):
+    async def test_open_handler_works(self, client):
         assert (await client.fetch("GET", "/open")).status == 200

@@ -1,7 +1,7 @@
-"""Which sessions and processes had an event, or ended: what those who wait in other processes go by.
+"""The table `changes`: keys whose events or session changed, so that other processes can wake their waiters.
 
-Changes are numbered in order. The newest are kept, so the newest of all always is, and no number is given twice. Who
-asks again later sees by that whether it has missed some.
+Changes are numbered in order, and no number is used twice. The table keeps the newest changes, so the newest one is
+always there. A reader that comes back later can tell from the numbers whether it has missed any.
 """
 
 from __future__ import annotations
@@ -9,31 +9,35 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
-_KEPT: Final = 1000
+_MAX_CHANGES: Final = 1000
 
 
-def note(connection: sqlite3.Connection, key: str) -> None:
-    """Note a change, in the transaction that makes it."""
+def add(connection: sqlite3.Connection, key: str) -> None:
+    """Record a change of this key, in the transaction that makes the change."""
     number = connection.execute("INSERT INTO changes (key) VALUES (?)", (key,)).lastrowid
-    connection.execute("DELETE FROM changes WHERE id <= ? - ?", (number, _KEPT))
+    connection.execute("DELETE FROM changes WHERE id <= ? - ?", (number, _MAX_CHANGES))
 
 
-def newest(connection: sqlite3.Connection) -> int:
-    """Return the number of the newest change: 0 where there was none."""
+def newest_number(connection: sqlite3.Connection) -> int:
+    """Return the number of the newest change, or 0 if there is none."""
     return connection.execute("SELECT coalesce(max(id), 0) FROM changes").fetchone()[0]
 
 
-def since(connection: sqlite3.Connection, number: int) -> tuple[list[str] | None, int]:
-    """Return whose changes came after the one with this number (0: all), and the number of the newest.
+def read_since(connection: sqlite3.Connection, number: int) -> tuple[list[str] | None, int]:
+    """Return the keys that changed after the change with this number, and the number of the newest change.
 
-    For the keys, `None` where that is not known any more.
+    Args:
+        number: The last change that the caller knows; 0 returns all changes.
+
+    Returns:
+        The keys, or `None` if some of the changes after `number` are no longer in the table; and the newest number.
     """
-    # The change with this number is asked for too: it is there, unless it is too long ago.
+    # The change with this number is read too: if it is missing, later ones may be missing as well.
     first = max(number, 1)
     rows = connection.execute("SELECT id, key FROM changes WHERE id >= ? ORDER BY id", (first,)).fetchall()
     if not rows:
         return None if number else [], 0
-    newest_number = rows[-1][0]
+    newest = rows[-1][0]
     if rows[0][0] != first:
-        return None, newest_number
-    return [key for other, key in rows if other > number], newest_number
+        return None, newest
+    return [key for change, key in rows if change > number], newest

@@ -1,19 +1,13 @@
-"""Events: the SQL of each operation, to be run inside a transaction where it writes."""
+"""Events: the SQL of each operation; those that write are to be run inside a transaction."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from mcp_tornado.stores import EventBounds, SessionGone, StreamEnded, is_process_key, short_key
-from mcp_tornado_sqlite import changes, sessions
-
-SECOND: Final = 1_000_000
-"""Microseconds in a second."""
-
-_PROCESS_IS_KEPT: Final = 86_400 * SECOND
-"""For how long a process's events are kept after it has had one, or was seen to wait for one."""
+from mcp_tornado_sqlite import changes, logs, sessions
+from mcp_tornado_sqlite.logs import MICROSECONDS_PER_SECOND, Log
 
 
 class EventRow(NamedTuple):
@@ -25,23 +19,16 @@ class EventRow(NamedTuple):
     final: int
 
 
-class _Log(NamedTuple):
-    id: int
-    newest: int
-    bytes: int
-    used_at: int
-
-
 def append(
     connection: sqlite3.Connection, key: str, stream: str, message: bytes, final: bool, bounds: EventBounds, now: int
 ) -> int:
-    """Add an event and return its number; see `EventLog.append`."""
-    if not (is_process_key(key) or sessions.is_live(connection, key, now)):
+    """Append an event and return its number; see `EventLog.append`."""
+    if not _accepts_events(connection, key, now):
         raise SessionGone(short_key(key))
-    log = _log(connection, key, now)
+    log = logs.get_or_create(connection, key, now)
     if _has_ended(connection, log, stream):
         raise StreamEnded(stream)
-    log = _Log(log.id, log.newest + 1, log.bytes + len(message), max(log.used_at, now))
+    log = Log(log.id, log.newest + 1, log.bytes + len(message), max(log.used_at, now))
     connection.execute(
         "INSERT INTO events (log, number, bytes_before, at, final, stream, message) VALUES (?, ?, ?, ?, ?, ?, ?)",
         (log.id, log.newest, log.bytes - len(message), log.used_at, final, stream, message),
@@ -50,9 +37,9 @@ def append(
         "UPDATE logs SET newest = ?, bytes = ?, used_at = ? WHERE id = ?", (log.newest, log.bytes, log.used_at, log.id)
     )
     if final:
-        _end(connection, log, stream, bounds)
+        _mark_ended(connection, log, stream, bounds)
     _evict(connection, log, bounds, now)
-    changes.note(connection, key)
+    changes.add(connection, key)
     return log.newest
 
 
@@ -65,7 +52,7 @@ def read(
     bounds: EventBounds,
     now: int,
 ) -> list[EventRow]:
-    """Return at most `limit` events (not negative) with numbers above `start`; see `EventLog.read`."""
+    """Return at most `limit` (not negative) events with numbers above `start`; see `EventLog.read`."""
     rows = connection.execute(
         """
         SELECT number, stream, message, final FROM logs JOIN events ON events.log = logs.id
@@ -75,72 +62,33 @@ def read(
         )
         ORDER BY number LIMIT :limit
         """,
-        {"key": key, "start": start, "stream": stream, "limit": limit, **_within(bounds, now)},
+        {"key": key, "start": start, "stream": stream, "limit": limit, **_bound_parameters(bounds, now)},
     )
     return [EventRow(*row) for row in rows]
 
 
-def is_new(connection: sqlite3.Connection, key: str, start: int | None, now: int) -> bool:
-    """Say whether who waits for an event with a number above `start` should look: there is one, or the session ended.
+def has_news(connection: sqlite3.Connection, key: str, start: int | None, now: int) -> bool:
+    """Return whether there is an event with a number above `start`, or the session has ended.
 
-    `None` for `start` where no event is waited for, but the end of the session.
+    If `start` is `None`, only the end of the session counts.
     """
     log = connection.execute("SELECT newest FROM logs WHERE key = ?", (key,)).fetchone()
     if log is not None and start is not None and log[0] > start:
         return True
-    return not (is_process_key(key) or sessions.is_live(connection, key, now))
+    return not _accepts_events(connection, key, now)
 
 
-def drop(connection: sqlite3.Connection, key: str) -> int:
-    """Remove all events of a key, and say how many there were."""
-    log = connection.execute("SELECT id FROM logs WHERE key = ?", (key,)).fetchone()
-    if log is None:
-        return 0
-    removed = connection.execute("DELETE FROM events WHERE log = ?", log).rowcount
-    connection.execute("DELETE FROM ended_streams WHERE log = ?", log)
-    connection.execute("DELETE FROM logs WHERE id = ?", log)
-    return removed
+def _accepts_events(connection: sqlite3.Connection, key: str, now: int) -> bool:
+    return is_process_key(key) or sessions.is_live(connection, key, now)
 
 
-def delete_process(connection: sqlite3.Connection, key: str) -> None:
-    """Remove what the key of a process has; see `SessionStore.delete`."""
-    drop(connection, key)
-    changes.note(connection, key)
-
-
-def keep_processes(connection: sqlite3.Connection, keys: Sequence[str], now: int) -> None:
-    """Note that these processes, or whoever has these keys, are there still; see `sweep_processes`."""
-    connection.executemany("UPDATE logs SET used_at = max(used_at, ?) WHERE key = ?", [(now, key) for key in keys])
-
-
-def sweep_processes(connection: sqlite3.Connection, limit: int, now: int) -> int:
-    """Remove the events of processes that have long been gone, and say of how many: at most `limit`."""
-    # Their keys are those that begin with @.
-    gone = connection.execute(
-        "SELECT key FROM logs WHERE key >= '@' AND key < 'A' AND used_at < ? LIMIT ?",
-        (now - _PROCESS_IS_KEPT, limit),
-    ).fetchall()
-    for (key,) in gone:
-        delete_process(connection, key)
-    return len(gone)
-
-
-def _log(connection: sqlite3.Connection, key: str, now: int) -> _Log:
-    """Return the log of a key; a new one where it has none."""
-    row = connection.execute("SELECT id, newest, bytes, used_at FROM logs WHERE key = ?", (key,)).fetchone()
-    if row is not None:
-        return _Log(*row)
-    connection.execute("INSERT INTO logs (key, newest, bytes, used_at) VALUES (?, 0, 0, ?)", (key, now))
-    return _log(connection, key, now)
-
-
-def _has_ended(connection: sqlite3.Connection, log: _Log, stream: str) -> bool:
+def _has_ended(connection: sqlite3.Connection, log: Log, stream: str) -> bool:
     ended = connection.execute("SELECT 1 FROM ended_streams WHERE log = ? AND stream = ?", (log.id, stream))
     return ended.fetchone() is not None
 
 
-def _end(connection: sqlite3.Connection, log: _Log, stream: str, bounds: EventBounds) -> None:
-    """Note that a stream has ended with the newest event; as many are remembered as there may be events."""
+def _mark_ended(connection: sqlite3.Connection, log: Log, stream: str, bounds: EventBounds) -> None:
+    """Record that a stream ended with the newest event; a log keeps at most `max_per_session` ended streams."""
     connection.execute("INSERT INTO ended_streams (log, number, stream) VALUES (?, ?, ?)", (log.id, log.newest, stream))
     connection.execute(
         """
@@ -152,8 +100,8 @@ def _end(connection: sqlite3.Connection, log: _Log, stream: str, bounds: EventBo
     )
 
 
-def _evict(connection: sqlite3.Connection, log: _Log, bounds: EventBounds, now: int) -> None:
-    """Remove the events before the first that is within the bounds, or else before the newest."""
+def _evict(connection: sqlite3.Connection, log: Log, bounds: EventBounds, now: int) -> None:
+    """Remove the events that are older than the first event within the bounds; the newest event always stays."""
     connection.execute(
         """
         DELETE FROM events WHERE log = :log AND number < coalesce(
@@ -166,14 +114,14 @@ def _evict(connection: sqlite3.Connection, log: _Log, bounds: EventBounds, now: 
             :newest
         )
         """,
-        {"log": log.id, "newest": log.newest, "bytes": log.bytes, **_within(bounds, now)},
+        {"log": log.id, "newest": log.newest, "bytes": log.bytes, **_bound_parameters(bounds, now)},
     )
 
 
-def _within(bounds: EventBounds, now: int) -> dict[str, int]:
-    """Return the bounds as the values of the names that stand for them in the SQL."""
+def _bound_parameters(bounds: EventBounds, now: int) -> dict[str, int]:
+    """Return the bounds as SQL parameters: `max_number`, `max_bytes`, and `oldest` in microseconds."""
     return {
         "max_number": bounds.max_per_session,
         "max_bytes": bounds.max_bytes,
-        "oldest": now - int(bounds.ttl_seconds * SECOND),
+        "oldest": now - int(bounds.ttl_seconds * MICROSECONDS_PER_SECOND),
     }

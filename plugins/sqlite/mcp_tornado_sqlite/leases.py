@@ -6,7 +6,7 @@ import sqlite3
 
 
 def claim(connection: sqlite3.Connection, name: str, owner: str, ttl: int, now: int) -> bool:
-    """See `EventLog.claim`; the time is in microseconds."""
+    """See `EventLog.claim`; `ttl` and `now` are in microseconds."""
     claimed = connection.execute(
         """
         INSERT INTO leases (name, owner, expires_at) VALUES (:name, :owner, :expires_at)
@@ -24,7 +24,7 @@ def release(connection: sqlite3.Connection, name: str, owner: str) -> None:
 
 
 def sweep(connection: sqlite3.Connection, limit: int, now: int) -> int:
-    """Remove leases that have ended, and say how many: at most `limit`."""
+    """Remove at most `limit` expired leases, and return how many were removed."""
     return connection.execute(
         "DELETE FROM leases WHERE name IN (SELECT name FROM leases WHERE expires_at <= ? LIMIT ?)", (now, limit)
     ).rowcount

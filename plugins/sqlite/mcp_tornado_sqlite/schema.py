@@ -1,4 +1,4 @@
-"""What the tables look like, and how a file of an older version is brought up to date."""
+"""The tables, and the migration of a file of an older version."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
-from mcp_tornado_sqlite.failures import refused
+from mcp_tornado_sqlite.failures import unavailable
 
 APPLICATION_ID: Final = int.from_bytes(b"mcpT")
-"""Stands in the head of every file of ours."""
+"""The application id in the header of every file that this package creates."""
 
 _VERSION_1: Final = (
-    # Times are microseconds since the epoch. The payload, which may be long, comes last: what is searched for is read
-    # without it.
+    # Times are microseconds since the epoch. The payload may be long. It comes last, so that SQLite can read the other
+    # columns without it.
     """
     CREATE TABLE sessions (
         key TEXT NOT NULL PRIMARY KEY,
@@ -26,13 +26,14 @@ _VERSION_1: Final = (
     """,
     "CREATE INDEX sessions_by_expiry ON sessions (expires_at)",
     "CREATE INDEX sessions_by_principal ON sessions (principal, expires_at) WHERE principal IS NOT NULL",
-    # How many sessions there are: to count the rows takes long where there are many.
+    # The number of sessions: counting the rows takes long if there are many.
     "CREATE TABLE totals (sessions INTEGER NOT NULL)",
     "INSERT INTO totals (sessions) VALUES (0)",
     "CREATE TRIGGER session_made AFTER INSERT ON sessions BEGIN UPDATE totals SET sessions = sessions + 1; END",
     "CREATE TRIGGER session_gone AFTER DELETE ON sessions BEGIN UPDATE totals SET sessions = sessions - 1; END",
-    # One row for each session or process that has had an event: the number of its newest event, the bytes of all events
-    # it ever had, and the time of the newest event or, for a process, when it was last seen to wait for one.
+    # One row for each session or process that has had an event: the number of its newest event, the size in bytes of
+    # all events it has ever had, and the time of the newest event. For a process, `used_at` is also set while it waits
+    # for events.
     """
     CREATE TABLE logs (
         id INTEGER PRIMARY KEY,
@@ -42,8 +43,8 @@ _VERSION_1: Final = (
         used_at INTEGER NOT NULL
     )
     """,
-    # `number`, `bytes_before` (of all earlier events of the log) and `at` never go down from one event to the next: so
-    # each of the bounds leaves the events from some number on.
+    # `number`, `bytes_before` (the size of all earlier events of the log) and `at` never decrease from one event to the
+    # next. So each bound keeps the events from some number on.
     """
     CREATE TABLE events (
         log INTEGER NOT NULL,
@@ -56,7 +57,7 @@ _VERSION_1: Final = (
         PRIMARY KEY (log, number)
     )
     """,
-    # The streams that had their final event, by the number of it.
+    # The streams that have ended, with the number of their final event.
     """
     CREATE TABLE ended_streams (
         log INTEGER NOT NULL,
@@ -75,7 +76,8 @@ _VERSION_1: Final = (
     """,
 )
 _VERSION_2: Final = (
-    # Which keys had an event or ended, in order, the last thousand: what waiters in other processes go by.
+    # The last thousand changes in order: the key of each appended event and of each ended session. Other processes read
+    # them to wake their waiters.
     """
     CREATE TABLE changes (
         id INTEGER PRIMARY KEY,
@@ -85,45 +87,46 @@ _VERSION_2: Final = (
 )
 
 MIGRATIONS: Final = (_VERSION_1, _VERSION_2)
-"""The statements that lead from each version to the next, from an empty file on. What was released is not changed."""
+"""The statements that lead from each version to the next, beginning with an empty file. Released ones never change."""
 VERSION: Final = len(MIGRATIONS)
-"""The version of the tables that this package works with; it stands in the head of the file."""
+"""The version of the tables that this package works with; it is stored in the header of the file."""
 
 
-def check_head(connection: sqlite3.Connection, path: Path) -> None:
-    """Refuse a database that another application made, or a newer version of this package.
+def check_header(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise `StoreUnavailable` if another application or a newer version of this package created the database.
 
     Raises:
-        StoreUnavailable: It is one of those, and no database of ours.
-        sqlite3.Error: It cannot be read, or is no database.
+        StoreUnavailable: This version of the package cannot use the database.
+        sqlite3.Error: The file cannot be read, or is not a database.
     """
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     if application_id != APPLICATION_ID:
-        raise refused(path, "it is the database of another application: name another file in the URL of the store")
+        raise unavailable(path, "it is the database of another application: name another file in the URL of the store")
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > VERSION:
-        raise refused(
+        raise unavailable(
             path,
-            f"a newer mcp-tornado-sqlite has written it (version {version} of its tables, this one knows {VERSION}): "
+            f"a newer mcp-tornado-sqlite wrote it (its tables have version {version}, the installed package supports "
+            f"version {VERSION}): "
             "upgrade mcp-tornado-sqlite, or name another file in the URL of the store",
         )
 
 
 def migrate(connection: sqlite3.Connection, path: Path) -> None:
-    """Bring an empty file, or one of an older version, up to date: wholly or not at all.
+    """Create the tables in an empty file, or migrate a file of an older version, in one transaction.
 
     Raises:
-        StoreUnavailable: It is neither; see `check_head`.
-        sqlite3.Error: It failed.
+        StoreUnavailable: The file cannot be used; see `check_header`.
+        sqlite3.Error: SQLite failed; nothing has changed.
     """
-    if _version(connection) == VERSION:
+    if _get_version(connection) == VERSION:
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
-        # Another process may have been faster: what there is to do is known only now.
+        # Another process may have migrated the file meanwhile: the version is certain only in this transaction.
         if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            check_head(connection, path)
-        for statements in MIGRATIONS[_version(connection) :]:
+            check_header(connection, path)
+        for statements in MIGRATIONS[_get_version(connection) :]:
             for statement in statements:
                 connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -134,5 +137,5 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
             connection.execute("ROLLBACK")
 
 
-def _version(connection: sqlite3.Connection) -> int:
+def _get_version(connection: sqlite3.Connection) -> int:
     return connection.execute("PRAGMA user_version").fetchone()[0]

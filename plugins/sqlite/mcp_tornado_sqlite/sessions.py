@@ -1,4 +1,4 @@
-"""Sessions: the SQL of each operation, to be run inside a transaction where it writes."""
+"""Sessions: the SQL of each operation; those that write are to be run inside a transaction."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from mcp_tornado.stores import DuplicateSession, Record, RevisionConflict, short_key
-from mcp_tornado_sqlite import changes, events
+from mcp_tornado_sqlite import changes, logs
 
-_RECORD: Final = "SELECT last_seen_at, expires_at, revision, principal, payload FROM sessions "
-_EVENTS_AT_ONCE: Final = 2000
-"""How many events a share of a sweep removes before it stops."""
+_SELECT_RECORD: Final = "SELECT last_seen_at, expires_at, revision, principal, payload FROM sessions "
+_MAX_EVENTS_PER_SWEEP: Final = 2000
+"""Number of removed events after which one call of `sweep` stops."""
 
 
 def create(connection: sqlite3.Connection, key: str, record: Record) -> None:
@@ -27,12 +27,12 @@ def create(connection: sqlite3.Connection, key: str, record: Record) -> None:
 
 def get(connection: sqlite3.Connection, key: str) -> Record | None:
     """See `SessionStore.get`."""
-    row = connection.execute(_RECORD + "WHERE key = ?", (key,)).fetchone()
+    row = connection.execute(_SELECT_RECORD + "WHERE key = ?", (key,)).fetchone()
     return Record(*row) if row is not None else None
 
 
 def is_live(connection: sqlite3.Connection, key: str, now: int) -> bool:
-    """Say whether there is a session with this key that has not expired."""
+    """Return whether there is a session with this key that has not expired."""
     found = connection.execute("SELECT 1 FROM sessions WHERE key = ? AND expires_at > ?", (key, now))
     return found.fetchone() is not None
 
@@ -51,7 +51,7 @@ def update(
     connection: sqlite3.Connection, key: str, changed_fields: Mapping[str, Any], expected_revision: int, now: int
 ) -> Record | None:
     """See `SessionStore.update`."""
-    row = connection.execute(_RECORD + "WHERE key = ? AND expires_at > ?", (key, now)).fetchone()
+    row = connection.execute(_SELECT_RECORD + "WHERE key = ? AND expires_at > ?", (key, now)).fetchone()
     if row is None:
         return None
     record = Record(*row)
@@ -66,18 +66,19 @@ def update(
 
 
 def delete(connection: sqlite3.Connection, key: str) -> bool:
-    """See `SessionStore.delete`; for the keys of sessions."""
+    """See `SessionStore.delete`; only for the keys of sessions."""
     if not connection.execute("DELETE FROM sessions WHERE key = ?", (key,)).rowcount:
         return False
-    events.drop(connection, key)
-    changes.note(connection, key)
+    logs.remove(connection, key)
+    changes.add(connection, key)
     return True
 
 
 def sweep(connection: sqlite3.Connection, moment: int, limit: int) -> int:
-    """Remove sessions that expired by `moment` with their events, and say how many: at most `limit`.
+    """Remove at most `limit` sessions that expired by `moment`, with their events; return how many were removed.
 
-    It stops earlier, after at least one session, when it has removed so much that others should have their turn.
+    It removes at least one expired session. It stops before `limit` after `_MAX_EVENTS_PER_SWEEP` events, so that the
+    transaction stays short.
     """
     expired = connection.execute(
         "SELECT key FROM sessions WHERE expires_at <= ? ORDER BY expires_at LIMIT ?", (moment, limit)
@@ -85,10 +86,10 @@ def sweep(connection: sqlite3.Connection, moment: int, limit: int) -> int:
     removed = removed_events = 0
     for (key,) in expired:
         connection.execute("DELETE FROM sessions WHERE key = ?", (key,))
-        removed_events += events.drop(connection, key)
-        changes.note(connection, key)
+        removed_events += logs.remove(connection, key)
+        changes.add(connection, key)
         removed += 1
-        if removed_events > _EVENTS_AT_ONCE:
+        if removed_events > _MAX_EVENTS_PER_SWEEP:
             break
     return removed
 
@@ -98,14 +99,14 @@ def count(connection: sqlite3.Connection, principal: str | None, now: int) -> in
     if principal is not None:
         sql = "SELECT count(*) FROM sessions WHERE principal = :principal AND expires_at > :now"
     else:
-        # Those that have expired and are not swept yet are few.
+        # Few sessions have expired and are not swept yet, so only those are counted row by row.
         sql = "SELECT sessions - (SELECT count(*) FROM sessions WHERE expires_at <= :now) FROM totals"
     return connection.execute(sql, {"principal": principal, "now": now}).fetchone()[0]
 
 
 def page(connection: sqlite3.Connection, after: str | None, limit: int, now: int) -> list[Record]:
-    """See `SessionStore.page`; for a limit that is not negative."""
+    """See `SessionStore.page`; `limit` must not be negative."""
     rows = connection.execute(
-        _RECORD + "WHERE key > ? AND expires_at > ? ORDER BY key LIMIT ?", (after or "", now, limit)
+        _SELECT_RECORD + "WHERE key > ? AND expires_at > ? ORDER BY key LIMIT ?", (after or "", now, limit)
     )
     return [Record(*row) for row in rows]

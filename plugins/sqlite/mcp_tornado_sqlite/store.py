@@ -29,37 +29,38 @@ from mcp_tornado.stores import (
     stored_event,
     to_microseconds,
 )
-from mcp_tornado_sqlite import events, leases, sessions
-from mcp_tornado_sqlite.location import path_of
+from mcp_tornado_sqlite import events, leases, logs, sessions
+from mcp_tornado_sqlite.location import parse_url
+from mcp_tornado_sqlite.logs import MICROSECONDS_PER_SECOND
 from mcp_tornado_sqlite.wakeups import WakeUps
 from mcp_tornado_sqlite.worker import Reader, Work, Writer
 
 _T = TypeVar("_T")
 
-_SWEEP_AT_ONCE: Final = 200
-"""How many sessions, leases or processes one transaction sweeps."""
-_ALL: Final = sys.maxsize
+_SWEEP_BATCH_SIZE: Final = 200
+"""Number of sessions, leases or processes that one transaction sweeps at most."""
+_NO_LIMIT: Final = sys.maxsize
 
 
 def sqlite_store(url: str, options: Mapping[str, Any], clock: Clock) -> SQLiteStore:
-    """Return a store for `sqlite:///…`, the factory behind the entry point of that name.
+    """Return a store for `sqlite:///…`; the entry point `sqlite` names this factory.
 
     Args:
         url: `sqlite:///relative.db` or `sqlite:////absolute.db`.
-        options: `events` alone.
-        clock: The time the store goes by; it is read in threads of the store's too.
+        options: Only `events`.
+        clock: The clock of the store; the threads of the store call it too.
 
     Raises:
         ValueError: The URL names no file, or there are other options.
     """
-    path = path_of(url)
+    path = parse_url(url)
     check_options(options)
     return SQLiteStore(path, clock, event_bounds(options))
 
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """What an entered store works with."""
+    """The parts of an open store."""
 
     reader: Reader
     writer: Writer
@@ -68,14 +69,14 @@ class _Opened:
 
 
 class SQLiteStore(SessionStore, EventLog):
-    """Sessions and events in an SQLite file, for all processes of one machine.
+    """Sessions and events in an SQLite file that all processes of one machine share.
 
-    What an operation has changed is on the disk when it returns. Nothing is opened before the store is entered.
+    When an operation returns, its changes are on the disk. The file is not opened before the store is entered.
 
     Args:
-        path: The file; it is made where there is none.
-        clock: The time the store goes by.
-        bounds: How many events are kept.
+        path: The file; entering creates it if there is none.
+        clock: The clock of the store.
+        bounds: The number, size and age of the events that a session keeps.
     """
 
     shared: ClassVar[bool] = True
@@ -90,9 +91,9 @@ class SQLiteStore(SessionStore, EventLog):
         path = self._path.absolute()
         reader = Reader(path, "mcp-tornado-sqlite-reader")
         wakeups = WakeUps(path, reader)
-        writer = Writer(path, "mcp-tornado-sqlite-writer", wakeups.look)
+        writer = Writer(path, "mcp-tornado-sqlite-writer", wakeups.check_changes)
         async with AsyncExitStack() as stack:
-            # The writer makes the file, and is the last to leave it: then SQLite tidies up.
+            # The writer creates the file. It closes last, and SQLite then removes the -wal and -shm files.
             for part in (writer, reader, wakeups):
                 await stack.enter_async_context(part)
             self._opened = _Opened(reader, writer, wakeups, stack.pop_all())
@@ -130,21 +131,25 @@ class SQLiteStore(SessionStore, EventLog):
     async def delete(self, key: str) -> bool:
         """See `SessionStore.delete`."""
         if is_process_key(key):
-            await self._write(lambda connection: events.delete_process(connection, key))
+            await self._write(lambda connection: logs.delete_process(connection, key))
             return False
         return await self._write(lambda connection: sessions.delete(connection, key))
 
     async def sweep(self, now: datetime, limit: int) -> int:
-        """See `SessionStore.sweep`; many are removed in several transactions, so that others can write in between.
+        """See `SessionStore.sweep`; it uses several transactions, so that other processes can write in between.
 
-        The leases that have ended go along, and the events of processes that have long been gone.
+        It also removes expired leases, and the events of processes that have been idle for a day.
         """
         moment = to_microseconds(now)
-        removed = await self._in_shares(limit, lambda connection, share: sessions.sweep(connection, moment, share))
-        await self._in_shares(_ALL, lambda connection, share: leases.sweep(connection, share, self._now()))
-        here = [key for key in self._entered().wakeups.waited_for() if is_process_key(key)]
-        await self._write(lambda connection: events.keep_processes(connection, here, self._now()))
-        await self._in_shares(_ALL, lambda connection, share: events.sweep_processes(connection, share, self._now()))
+        removed = await self._remove_in_batches(
+            limit, lambda connection, size: sessions.sweep(connection, moment, size)
+        )
+        await self._remove_in_batches(_NO_LIMIT, lambda connection, size: leases.sweep(connection, size, self._now()))
+        in_use = [key for key in self._require_open().wakeups.waited_keys() if is_process_key(key)]
+        await self._write(lambda connection: logs.mark_processes_used(connection, in_use, self._now()))
+        await self._remove_in_batches(
+            _NO_LIMIT, lambda connection, size: logs.sweep_processes(connection, size, self._now())
+        )
         return removed
 
     async def count(self, principal: str | None = None) -> int:
@@ -157,7 +162,7 @@ class SQLiteStore(SessionStore, EventLog):
         return [record.to_session() for record in records]
 
     async def ping(self) -> None:
-        """See `SessionStore.ping`; it takes the lock for writing, and writes nothing."""
+        """See `SessionStore.ping`; it takes the write lock, and writes nothing."""
         await self._write(lambda connection: None)
 
     async def append(self, key: str, stream: str, message: Mapping[str, Any] | None, *, final: bool = False) -> str:
@@ -172,7 +177,7 @@ class SQLiteStore(SessionStore, EventLog):
         """See `EventLog.read`."""
         start = EventId.number_after(key, after)
         if start is None:
-            self._entered()
+            self._require_open()
             return []
         rows = await self._read(
             lambda connection: events.read(connection, key, start, stream, max(limit, 0), self._bounds, self._now())
@@ -182,16 +187,18 @@ class SQLiteStore(SessionStore, EventLog):
     async def wait(self, key: str, after: str | None, timeout: float) -> bool:
         """See `EventLog.wait`."""
         start = EventId.number_after(key, after)
-        woken = await self._entered().wakeups.wait(
-            key, timeout, lambda connection: events.is_new(connection, key, start, self._now())
+        woken = await self._require_open().wakeups.wait(
+            key, timeout, lambda connection: events.has_news(connection, key, start, self._now())
         )
-        self._entered()
+        self._require_open()
         return woken
 
     async def claim(self, name: str, owner: str, ttl_seconds: float) -> bool:
         """See `EventLog.claim`."""
         return await self._write(
-            lambda connection: leases.claim(connection, name, owner, int(ttl_seconds * events.SECOND), self._now())
+            lambda connection: leases.claim(
+                connection, name, owner, int(ttl_seconds * MICROSECONDS_PER_SECOND), self._now()
+            )
         )
 
     async def release(self, name: str, owner: str) -> None:
@@ -201,28 +208,28 @@ class SQLiteStore(SessionStore, EventLog):
     def _now(self) -> int:
         return to_microseconds(self._clock())
 
-    def _entered(self) -> _Opened:
+    def _require_open(self) -> _Opened:
         if self._opened is None:
             raise StoreUnavailable("the SQLite store is closed")
         return self._opened
 
     async def _read(self, work: Work[_T]) -> _T:
-        return await self._entered().reader.run(work)
+        return await self._require_open().reader.run(work)
 
     async def _write(self, work: Work[_T]) -> _T:
-        return await self._entered().writer.run(work)
+        return await self._require_open().writer.run(work)
 
-    async def _in_shares(self, limit: int, remove: Callable[[sqlite3.Connection, int], int]) -> int:
-        """Remove at most `limit` things in several transactions, and say how many.
+    async def _remove_in_batches(self, limit: int, remove: Callable[[sqlite3.Connection, int], int]) -> int:
+        """Remove at most `limit` rows in several transactions, and return how many were removed.
 
         Args:
-            limit: How many.
-            remove: Removes at most as many as it is told, and says how many; none when there are none left.
+            limit: The maximum number of rows.
+            remove: Removes at most the given number of rows and returns how many it removed; 0 ends the loop.
         """
         removed = 0
         while removed < limit:
-            share = min(limit - removed, _SWEEP_AT_ONCE)
-            count = await self._write(lambda connection, share=share: remove(connection, share))
+            size = min(limit - removed, _SWEEP_BATCH_SIZE)
+            count = await self._write(lambda connection, size=size: remove(connection, size))
             if not count:
                 break
             removed += count

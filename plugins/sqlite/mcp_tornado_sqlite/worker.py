@@ -1,4 +1,4 @@
-"""Threads that work with the database, so that the event loop never waits for the disk."""
+"""Threads that run jobs on the database, so that the event loop never waits for the disk."""
 
 from __future__ import annotations
 
@@ -16,93 +16,95 @@ from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-from mcp_tornado_sqlite.database import LOCK_LIMIT, Link
-from mcp_tornado_sqlite.failures import is_busy, refused, unavailable
+from mcp_tornado_sqlite.database import LOCK_TIMEOUT_SECONDS, Database
+from mcp_tornado_sqlite.failures import is_busy, translate_error, unavailable
 
 _T = TypeVar("_T")
 Work = Callable[[sqlite3.Connection], _T]
 
-_ANSWER_LIMIT: Final = LOCK_LIMIT + 1.0
-"""Seconds after which no answer is waited for any longer: a disk may hang."""
-_AT_ONCE: Final = 200
-"""How many jobs are taken at once: no transaction may keep other processes waiting for long."""
-_LOOK_AGAIN: Final = 0.0002
-"""Seconds, on the average, between two looks whether another process has unlocked the database."""
-_REST: Final = 0.0005
-"""Seconds in which another process may take the lock: longer than any pauses between two looks."""
-_CONTENDED: Final = 0.1
-"""Seconds for which the lock counts as contended after another process was seen to have it."""
+_RESULT_TIMEOUT_SECONDS: Final = LOCK_TIMEOUT_SECONDS + 1.0
+"""Seconds after which a caller stops waiting for the result of a job: a disk may hang."""
+_MAX_JOBS_PER_TRANSACTION: Final = 200
+"""Number of jobs that one transaction runs at most, so that it does not block other processes for long."""
+_LOCK_RETRY_SECONDS: Final = 0.0002
+"""Average seconds between two attempts to take the lock that another process has."""
+_LOCK_YIELD_SECONDS: Final = 0.0005
+"""Seconds to leave the lock to other processes after a commit: longer than any pause between two attempts."""
+_CONTENTION_SECONDS: Final = 0.1
+"""Seconds for which the lock counts as contended after another process had it."""
 
 
 class AwaitableThread:
-    """A thread beside an event loop, whose end can be awaited.
+    """A thread that belongs to an event loop, and whose end a coroutine can await.
 
     Args:
-        name: Its name.
-        run: What it does.
+        name: The name of the thread.
+        run: The function that the thread runs.
     """
 
     def __init__(self, name: str, run: Callable[[], None]) -> None:
         self._run = run
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
-        # Where the store is never closed, or the disk hangs, it does not keep the process from ending.
+        # A daemon: if the store is never closed or the disk hangs, the thread does not keep the process from exiting.
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
 
     def start(self) -> None:
-        """Start it."""
+        """Start the thread."""
         self._thread.start()
 
     async def join(self) -> None:
-        """Wait until it has ended."""
+        """Wait until the thread has ended."""
         await self._ended.wait()
         self._thread.join()
 
-    def tell(self, callback: Callable[..., None], *args: object) -> None:
-        """Have the event loop call something."""
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+    def call_in_loop(self, callback: Callable[..., None], *args: object) -> None:
+        """Schedule a callback in the event loop; may be called in any thread."""
+        with suppress(RuntimeError):  # the loop is closed, so no task waits for the callback
             self._loop.call_soon_threadsafe(callback, *args)
 
     def _main(self) -> None:
         try:
             self._run()
         finally:
-            self.tell(self._ended.set)
+            self.call_in_loop(self._ended.set)
 
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """Something to be done with a connection, and then what came of it."""
+    """A function to be called with a connection, and its result or error."""
 
     work: Work[Any]
-    answer: asyncio.Future[Any]
+    future: asyncio.Future[Any]
+    """The future that the caller awaits; it is resolved in the event loop."""
     deadline: float
-    """When it is too late to begin, by `time.monotonic`."""
+    """The time, by `time.monotonic`, after which the job is not begun any more."""
     result: Any = None
     error: Exception | None = None
 
 
 class Worker(ABC):
-    """A thread with a connection of its own, that does jobs in the order in which they come.
+    """A thread with a connection of its own that runs jobs in the order in which they are submitted.
 
-    It is an asynchronous context manager: entering connects; leaving does what is waiting still, and ends the thread.
+    It is an asynchronous context manager: entering connects; leaving runs the jobs in the queue and ends the thread.
 
     Args:
-        path: Where the database is.
-        name: The thread's name.
-        may_make: Whether entering makes the database where there is none.
+        path: The path of the database.
+        name: The name of the thread.
+        may_create: Whether entering creates the database if there is none.
     """
 
-    def __init__(self, path: Path, name: str, *, may_make: bool = False) -> None:
+    def __init__(self, path: Path, name: str, *, may_create: bool = False) -> None:
         self._path = path
-        self._link = Link(path, may_make=may_make)
+        self._database = Database(path, may_create=may_create)
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        """The submitted jobs; `None` ends the thread."""
         self._thread = AwaitableThread(name, self._main)
 
     async def __aenter__(self) -> Self:
         self._thread.start()
         try:
-            await self._done(lambda connection: None)
+            await self._submit(lambda connection: None)
         except BaseException:
             await self._stop()
             raise
@@ -114,91 +116,92 @@ class Worker(ABC):
         await self._stop()
 
     async def run(self, work: Work[_T]) -> _T:
-        """Have a job done in the thread; return what it returns, or raise what it raises.
+        """Call a function with the connection, in the thread; return what it returns, or raise what it raises.
 
-        One that is cancelled before it has begun is not done. One that has begun is done, whoever is there to hear.
+        If the caller is cancelled before the function is called, it is not called. If the caller is cancelled later,
+        the function still runs to its end.
 
         Raises:
             StoreUnavailable: The database could not be used, or not in time.
         """
         try:
-            async with asyncio.timeout(_ANSWER_LIMIT):
-                return await self._done(work)
+            async with asyncio.timeout(_RESULT_TIMEOUT_SECONDS):
+                return await self._submit(work)
         except TimeoutError as error:
-            raise refused(self._path, "it does not answer") from error
+            raise unavailable(self._path, "it does not answer") from error
 
-    async def _done(self, work: Work[_T]) -> _T:
-        answer: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
-        self._jobs.put(_Job(work, answer, time.monotonic() + LOCK_LIMIT))
-        return await answer
+    async def _submit(self, work: Work[_T]) -> _T:
+        future: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+        self._jobs.put(_Job(work, future, time.monotonic() + LOCK_TIMEOUT_SECONDS))
+        return await future
 
     async def _stop(self) -> None:
         self._jobs.put(None)
         await self._thread.join()
 
-    # What follows runs in the thread.
+    # All methods below run in the thread.
 
     @abstractmethod
-    def _do(self, jobs: Sequence[_Job]) -> None:
-        """Do these jobs, and answer them.
+    def _run_jobs(self, jobs: Sequence[_Job]) -> None:
+        """Run these jobs, and resolve their futures.
 
         Raises:
-            Exception: None of them is done.
+            Exception: None of the jobs has changed anything.
         """
 
-    def _answer(self, jobs: Sequence[_Job]) -> None:
-        self._thread.tell(_answer, jobs)
+    def _resolve(self, jobs: Sequence[_Job]) -> None:
+        self._thread.call_in_loop(_resolve_futures, jobs)
 
     def _main(self) -> None:
         try:
-            more = True
-            while more:
-                jobs, more = self._take()
-                self._try(jobs)
+            is_open = True
+            while is_open:
+                jobs, is_open = self._take_jobs()
+                self._run_or_fail(jobs)
         finally:
-            self._link.close()
+            self._database.close()
 
-    def _take(self) -> tuple[list[_Job], bool]:
-        """Wait for jobs, and return those that are waiting, and whether there may be more."""
+    def _take_jobs(self) -> tuple[list[_Job], bool]:
+        """Wait for jobs; return those in the queue, and whether there may be more."""
         jobs: list[_Job] = []
         job = self._jobs.get()
         with suppress(Empty):
             while job is not None:
                 jobs.append(job)
-                if len(jobs) == _AT_ONCE:
+                if len(jobs) == _MAX_JOBS_PER_TRANSACTION:
                     break
                 job = self._jobs.get_nowait()
         return jobs, job is not None
 
-    def _try(self, jobs: Sequence[_Job]) -> None:
+    def _run_or_fail(self, jobs: Sequence[_Job]) -> None:
         try:
-            self._do(jobs)
+            self._run_jobs(jobs)
         except Exception as error:
-            # That ends the transaction too; and whatever is wrong with this connection, a new one may be right.
-            self._link.close()
+            # Closing ends the transaction too. If the connection is broken, a new one may work.
+            self._database.close()
             for job in jobs:
-                job.error = unavailable(self._path, error) if isinstance(error, sqlite3.Error) else error
-            self._answer(jobs)
+                job.error = translate_error(self._path, error) if isinstance(error, sqlite3.Error) else error
+            self._resolve(jobs)
 
 
 class Reader(Worker):
     """A worker for jobs that only read. Each statement sees what is committed when it begins."""
 
-    def _do(self, jobs: Sequence[_Job]) -> None:
+    def _run_jobs(self, jobs: Sequence[_Job]) -> None:
         for job in jobs:
-            while not (job.answer.done() or self._read(job)):
-                _pause()
-        self._answer(jobs)
+            while not (job.future.done() or self._try_job(job)):
+                _pause_before_retry()
+        self._resolve(jobs)
 
-    def _read(self, job: _Job) -> bool:
-        """Do a job, unless the database is locked and the job can wait."""
+    def _try_job(self, job: _Job) -> bool:
+        """Run a job; return `False` if the database is locked and the job can be tried again."""
         try:
-            job.result = job.work(self._link.connection())
+            job.result = job.work(self._database.connect())
         except sqlite3.Error as error:
             if is_busy(error) and time.monotonic() < job.deadline:
                 return False
-            self._link.close()
-            job.error = unavailable(self._path, error)
+            self._database.close()
+            job.error = translate_error(self._path, error)
         except Exception as error:
             job.error = error
         return True
@@ -207,39 +210,39 @@ class Reader(Worker):
 class Writer(Worker):
     """A worker for jobs that write.
 
-    Those that are waiting are done in one transaction, and answered when it is on the disk. One that raises an error
-    changes nothing, and does the others no harm.
+    The jobs in the queue run in one transaction; their futures are resolved when it is on the disk. A job that raises
+    an error changes nothing, and does not affect the other jobs.
 
     Args:
-        path: Where the database is; it is made where there is none.
-        name: The thread's name.
-        committed: Called with the connection after each commit, in the thread.
+        path: The path of the database; it is created if there is none.
+        name: The name of the thread.
+        on_commit: Called in the thread, with the connection, after each commit.
     """
 
-    def __init__(self, path: Path, name: str, committed: Callable[[sqlite3.Connection], None]) -> None:
-        super().__init__(path, name, may_make=True)
-        self._committed = committed
+    def __init__(self, path: Path, name: str, on_commit: Callable[[sqlite3.Connection], None]) -> None:
+        super().__init__(path, name, may_create=True)
+        self._on_commit = on_commit
         self._contended_until = 0.0
 
-    def _do(self, jobs: Sequence[_Job]) -> None:
-        connection = self._link.connection()
+    def _run_jobs(self, jobs: Sequence[_Job]) -> None:
+        connection = self._database.connect()
         jobs = self._begin(connection, jobs)
         if not jobs:
             return
         for job in jobs:
-            if not job.answer.done():
-                self._write(connection, job)
+            if not job.future.done():
+                self._run_job(connection, job)
         connection.execute("COMMIT")
-        with suppress(sqlite3.Error):  # it is committed, whatever fails now
-            self._committed(connection)
-        self._answer(jobs)
+        with suppress(sqlite3.Error):  # the transaction is committed, whatever fails now
+            self._on_commit(connection)
+        self._resolve(jobs)
         if time.monotonic() < self._contended_until:
-            time.sleep(_REST)
+            time.sleep(_LOCK_YIELD_SECONDS)
 
     def _begin(self, connection: sqlite3.Connection, jobs: Sequence[_Job]) -> Sequence[_Job]:
-        """Begin a transaction as soon as no other process writes; return the jobs for which it was not too late.
+        """Begin a transaction as soon as no other process writes; return the jobs that can still be run.
 
-        SQLite's own way of waiting looks ever more seldom, so it would hardly ever find a busy database unlocked.
+        SQLite's own busy handler waits longer after each attempt, so it hardly ever finds a busy database unlocked.
         """
         while jobs:
             try:
@@ -248,46 +251,46 @@ class Writer(Worker):
             except sqlite3.Error as error:
                 if not is_busy(error):
                     raise
-                jobs = self._not_too_late(jobs, error)
-            self._contended_until = time.monotonic() + _CONTENDED
-            _pause()
+                jobs = self._fail_late_jobs(jobs, error)
+            self._contended_until = time.monotonic() + _CONTENTION_SECONDS
+            _pause_before_retry()
         return jobs
 
-    def _not_too_late(self, jobs: Sequence[_Job], error: sqlite3.Error) -> list[_Job]:
-        """Return the jobs that are wanted still and can wait; the others are answered."""
+    def _fail_late_jobs(self, jobs: Sequence[_Job], error: sqlite3.Error) -> list[_Job]:
+        """Fail the jobs whose deadline has passed; return the others, without those whose caller is gone."""
         now = time.monotonic()
         late = [job for job in jobs if job.deadline < now]
         if late:
             for job in late:
-                job.error = unavailable(self._path, error)
-            self._answer(late)
-        return [job for job in jobs if job.deadline >= now and not job.answer.done()]
+                job.error = translate_error(self._path, error)
+            self._resolve(late)
+        return [job for job in jobs if job.deadline >= now and not job.future.done()]
 
-    def _write(self, connection: sqlite3.Connection, job: _Job) -> None:
+    def _run_job(self, connection: sqlite3.Connection, job: _Job) -> None:
         connection.execute("SAVEPOINT job")
         try:
             job.result = job.work(connection)
         except Exception as error:
             if isinstance(error, sqlite3.Error):
                 if not connection.in_transaction:
-                    raise  # SQLite has undone the whole transaction
-                error = unavailable(self._path, error)
+                    raise  # SQLite has rolled back the whole transaction
+                error = translate_error(self._path, error)
             job.error = error
             connection.execute("ROLLBACK TO job")
         connection.execute("RELEASE job")
 
 
-def _pause() -> None:
-    # Not always of the same length, so that no two processes fall into step.
-    time.sleep(_LOOK_AGAIN * random.uniform(0.5, 1.5))  # noqa: S311  (it is no secret)
+def _pause_before_retry() -> None:
+    # Random lengths, so that two processes do not always try at the same time.
+    time.sleep(_LOCK_RETRY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311  (no security depends on it)
 
 
-def _answer(jobs: Sequence[_Job]) -> None:
-    """Answer jobs; in the event loop."""
+def _resolve_futures(jobs: Sequence[_Job]) -> None:
+    """Set the result or error of each job on its future; in the event loop."""
     for job in jobs:
-        if job.answer.done():
-            continue  # whoever asked is gone
+        if job.future.done():
+            continue  # the caller was cancelled
         if job.error is not None:
-            job.answer.set_exception(job.error)
+            job.future.set_exception(job.error)
         else:
-            job.answer.set_result(job.result)
+            job.future.set_result(job.result)

@@ -1,7 +1,8 @@
-"""What the tests of the SQLite store share: a file, stores on it, and other processes."""
+"""Fixtures of the SQLite store's tests: a file, stores on it, waiting tasks, and forked processes."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sqlite3
@@ -17,7 +18,7 @@ from mcp_tornado.testing import FakeClock, new_session
 
 @pytest.fixture
 def anyio_backend():
-    """Asynchronous tests run on asyncio: that is what Tornado runs on."""
+    """Run asynchronous tests on asyncio, as Tornado does."""
     return "asyncio"
 
 
@@ -33,7 +34,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def make_store(path, clock):
-    """Return a new store on the file; keywords are store options."""
+    """Return a function that makes a store on the file, not yet entered; keywords are store options."""
     return lambda **options: sqlite_store(f"sqlite:///{path}", options, clock)
 
 
@@ -45,40 +46,58 @@ async def store(anyio_backend, make_store):
 
 @pytest.fixture
 def make_session(clock):
-    """Make a session that lives for a number of seconds from now."""
+    """Return a function that makes a session that lives for a number of seconds from now."""
     return partial(new_session, clock)
 
 
 @pytest.fixture
-def rows(path):
-    """Ask the file itself."""
+def start_waiting():
+    """Return a function that starts `EventLog.wait` in a task and returns the task.
 
-    def ask(sql, *parameters):
-        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-            return connection.execute(sql, parameters).fetchall()
+    When it returns, the store has looked for existing events of all tasks that were started, and each change wakes.
+    """
 
-    return ask
+    async def start(store, *keys, after=None, timeout=30):
+        tasks = [asyncio.create_task(store.wait(key, after, timeout)) for key in keys]
+        # While the writer runs this job, each task puts its job into the queue of the reader.
+        await store.ping()
+        # The reader runs jobs in order: when it has run this one, it has run those of the tasks.
+        await store.count()
+        return tasks[0] if len(tasks) == 1 else tasks
+
+    return start
 
 
 @pytest.fixture
-def content():
-    """Return all that is in a folder: the bytes of each file by its name."""
+def query(path):
+    """Return a function that runs SQL on the file without the store, and returns the rows."""
+
+    def run(sql, *parameters):
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            return connection.execute(sql, parameters).fetchall()
+
+    return run
+
+
+@pytest.fixture
+def read_folder():
+    """Return a function that returns the bytes of each file of a folder by name; `None` for what is not a file."""
     return lambda folder: {file.name: file.read_bytes() if file.is_file() else None for file in folder.iterdir()}
 
 
 class Child:
-    """A process that was forked from this one, and what it tells."""
+    """A process that was forked from this one, and the pipe on which it reports lines."""
 
-    def __init__(self, pid, told):
+    def __init__(self, pid, output):
         self.pid = pid
-        self.told = told
+        self.output = output
         self.status = None
 
-    def lines(self, count=None):
-        """Return the next lines that it tells: so many, or all that are left."""
+    def read_lines(self, count=None):
+        """Return the next `count` lines that the process reports; with `None`, all complete lines up to its end."""
         if count is None:
-            return [line.rstrip("\n") for line in self.told if line.endswith("\n")]
-        return [self.told.readline().rstrip("\n") for _ in range(count)]
+            return [line.rstrip("\n") for line in self.output if line.endswith("\n")]
+        return [self.output.readline().rstrip("\n") for _ in range(count)]
 
     def kill(self):
         if self.status is None:
@@ -86,7 +105,7 @@ class Child:
             self.wait()
 
     def wait(self):
-        """Wait for its end, and return its exit code; a negative one is the signal that killed it."""
+        """Wait until the process has ended, and return its exit code; a negative one is the signal that killed it."""
         if self.status is None:
             self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return self.status
@@ -94,7 +113,10 @@ class Child:
 
 @pytest.fixture
 def fork():
-    """Run a function in a new process, at once; it is given a function that tells this one a line."""
+    """Return a function that runs a function in a forked process.
+
+    The first argument of that function is a function that reports a line of words to this process.
+    """
     children = []
 
     def start(function, *args):
@@ -104,7 +126,7 @@ def fork():
             code = 1
             try:
                 os.close(reading)
-                function(partial(_tell, writing), *args)
+                function(partial(_report, writing), *args)
                 code = 0
             except BaseException:
                 traceback.print_exc()
@@ -117,8 +139,8 @@ def fork():
     yield start
     for child in children:
         child.kill()
-        child.told.close()
+        child.output.close()
 
 
-def _tell(writing, *words):
+def _report(writing, *words):
     os.write(writing, (" ".join(map(str, words)) + "\n").encode())

@@ -1,4 +1,4 @@
-"""The SQLite store keeps the contract of stores."""
+"""The SQLite store passes the contract tests of stores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mcp_tornado.testing import EventLogContract, SessionStoreContract
 
 
 class OnAFile:
-    """Stores on one file, in a folder that can be moved away and back: what an outage is to SQLite."""
+    """Stores on one file. An outage is simulated by moving its folder away and back."""
 
     @pytest.fixture
     def folder(self, tmp_path):
@@ -26,13 +26,13 @@ class OnAFile:
     @pytest.fixture
     def outage(self, folder):
         @asynccontextmanager
-        async def moved_away():
+        async def move_folder_away():
             elsewhere = folder.with_name("elsewhere")
             folder.rename(elsewhere)
             yield
             elsewhere.rename(folder)
 
-        return moved_away()
+        return move_folder_away()
 
 
 class TestSQLiteSessions(OnAFile, SessionStoreContract):

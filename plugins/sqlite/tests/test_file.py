@@ -1,8 +1,7 @@
-"""What the store does with files: its own, other people's, and those that vanish."""
+"""The file of the store: how it is created, files of other applications, and files that disappear."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import sqlite3
@@ -23,14 +22,14 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def refused(path, make_store, content):
-    """Enter a store on what is there, which must fail and change nothing; return what the operator is told."""
+def enter_refused(path, make_store, read_folder):
+    """Return a function that enters a store, checks that it fails and changes nothing, and returns the message."""
 
     async def enter():
-        before = content(path.parent)
+        before = read_folder(path.parent)
         with pytest.raises(StoreUnavailable) as caught:
             await make_store().__aenter__()
-        assert content(path.parent) == before
+        assert read_folder(path.parent) == before
         assert [thread.name for thread in threading.enumerate() if "sqlite" in thread.name] == []
         assert str(path) in str(caught.value)
         return str(caught.value)
@@ -38,10 +37,10 @@ def refused(path, make_store, content):
     return enter
 
 
-# A file of its own
+# Creating the file
 
 
-async def test_the_files_are_private_to_their_owner(store, make_session, tmp_path):
+async def test_the_files_can_be_read_by_their_owner_only(store, make_session, tmp_path):
     before = os.umask(0)
     try:
         async with sqlite_store(f"sqlite:///{tmp_path}/another.db", {}, store._clock) as another:
@@ -52,14 +51,14 @@ async def test_the_files_are_private_to_their_owner(store, make_session, tmp_pat
     assert modes == {"another.db": 0o600, "another.db-wal": 0o600, "another.db-shm": 0o600}
 
 
-async def test_a_file_that_the_operator_made_empty_is_used_with_its_permissions(path, make_store, make_session):
+async def test_an_existing_empty_file_keeps_its_permissions(path, make_store, make_session):
     path.touch(0o640)
     async with make_store() as store:
         await store.create(make_session())
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
-async def test_closing_leaves_nothing_but_the_database(make_store, make_session, path):
+async def test_closing_leaves_only_the_database_file_and_no_threads(make_store, make_session, path):
     threads = threading.enumerate()
     async with make_store() as store:
         await store.create(make_session())
@@ -70,28 +69,28 @@ async def test_closing_leaves_nothing_but_the_database(make_store, make_session,
         assert [link for link in map(os.path.realpath, Path("/proc/self/fd").iterdir()) if str(path) in link] == []
 
 
-async def test_a_store_that_closes_takes_no_locks_from_another_in_this_process(make_store, make_session, path):
-    """Closing a file lets go of all locks that the process has on it, unless care is taken."""
-    async with make_store() as staying:
+async def test_closing_a_store_keeps_the_locks_of_another_store_in_this_process(make_store, make_session, path):
+    """POSIX releases all locks of a process on a file when the process closes any descriptor of that file."""
+    async with make_store() as remaining:
         async with make_store():
             pass
-        # Another process that believes it is the last one tidies up, under our feet.
-        look = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM leases'); c.close()"
-        subprocess.run([sys.executable, "-c", look, path], check=True)
-        await staying.create(make_session())
+        # If the locks were gone, the process below would take itself for the last user and remove the -wal file.
+        script = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM leases'); c.close()"
+        subprocess.run([sys.executable, "-c", script, path], check=True)
+        await remaining.create(make_session())
         async with make_store() as later:
             assert await later.get("key-0001") == make_session()
 
 
-# Somebody else's file
+# Files of other applications
 
 
 @pytest.mark.parametrize(
-    "found", [b"just a text\n", b"\n", b"SQLite format 3\0", b"SQLite format 3\0" + bytes(4080), os.urandom(10_000)]
+    "content", [b"just a text\n", b"\n", b"SQLite format 3\0", b"SQLite format 3\0" + bytes(4080), os.urandom(10_000)]
 )
-async def test_a_file_that_is_no_database_is_left_as_it_is(path, refused, found):
-    path.write_bytes(found)
-    assert "name another file" in await refused()
+async def test_a_file_that_is_not_a_database_is_refused_and_unchanged(path, enter_refused, content):
+    path.write_bytes(content)
+    assert "name another file" in await enter_refused()
 
 
 @pytest.mark.parametrize(
@@ -105,14 +104,14 @@ async def test_a_file_that_is_no_database_is_left_as_it_is(path, refused, found)
         "CREATE TABLE theirs (a); DROP TABLE theirs",
     ],
 )
-async def test_a_database_of_another_application_is_left_as_it_is(path, refused, script):
+async def test_a_database_of_another_application_is_refused_and_unchanged(path, enter_refused, script):
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript(script)
-    assert "another application" in await refused()
+    assert "another application" in await enter_refused()
 
 
 @pytest.mark.parametrize("mode", ["WAL", "DELETE"])
-async def test_the_journal_of_another_applications_crash_is_not_played_back(path, refused, tmp_path_factory, mode):
+async def test_the_journal_of_another_application_is_not_applied(path, enter_refused, tmp_path_factory, mode):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     with closing(sqlite3.connect(elsewhere / "sessions.db", isolation_level=None)) as connection:
         connection.execute("CREATE TABLE theirs (a)")
@@ -127,28 +126,28 @@ async def test_the_journal_of_another_applications_crash_is_not_played_back(path
             if not file.name.endswith("-shm"):
                 shutil.copy(file, path.parent)
     assert len(list(path.parent.iterdir())) == 2, "there is a journal"
-    assert "another application" in await refused()
+    assert "another application" in await enter_refused()
 
 
-async def test_a_folder_is_no_file(path, refused):
+async def test_a_folder_is_refused(path, enter_refused):
     path.mkdir()
-    assert "name another" in await refused()
+    assert "name another" in await enter_refused()
 
 
-async def test_a_pipe_is_no_file(path, make_store):
+async def test_a_pipe_is_refused(path, make_store):
     os.mkfifo(path)
     with pytest.raises(StoreUnavailable):
         await make_store().__aenter__()
     assert stat.S_ISFIFO(path.stat().st_mode)
 
 
-async def test_a_missing_folder_is_named_and_not_made(tmp_path, clock):
+async def test_a_missing_folder_is_named_and_not_created(tmp_path, clock):
     with pytest.raises(StoreUnavailable, match=f"no folder {tmp_path}/missing: make it"):
         await sqlite_store(f"sqlite:///{tmp_path}/missing/sessions.db", {}, clock).__aenter__()
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_a_file_is_no_folder(tmp_path, clock):
+async def test_a_file_in_the_place_of_the_folder_is_refused_and_unchanged(tmp_path, clock):
     (tmp_path / "file").write_text("a text")
     with pytest.raises(StoreUnavailable):
         await sqlite_store(f"sqlite:///{tmp_path}/file/sessions.db", {}, clock).__aenter__()
@@ -157,7 +156,7 @@ async def test_a_file_is_no_folder(tmp_path, clock):
 
 @pytest.fixture
 def public_folder():
-    """A folder that everybody may look into."""
+    """A folder that every user can read."""
     with tempfile.TemporaryDirectory() as name:
         os.chmod(name, 0o755)
         yield Path(name)
@@ -165,7 +164,7 @@ def public_folder():
 
 @pytest.fixture
 def unprivileged():
-    """While this test runs, permissions count, also for root."""
+    """Run the test as a user without privileges, because root ignores permissions."""
     if os.geteuid() != 0:
         yield
         return
@@ -176,20 +175,20 @@ def unprivileged():
 
 @pytest.fixture
 def private_file(public_folder):
-    """A file that can be read, but not written."""
+    """A file that every user can read and nobody can write."""
     file = public_folder / "sessions.db"
     file.touch()
     file.chmod(0o444)
     return file
 
 
-async def test_a_file_that_must_not_be_written_is_refused_with_the_reason(private_file, unprivileged, clock):
+async def test_a_file_without_write_permission_is_refused_with_the_reason(private_file, unprivileged, clock):
     with pytest.raises(StoreUnavailable, match="allowed to read and write"):
         await sqlite_store(f"sqlite:///{private_file}", {}, clock).__aenter__()
     assert private_file.read_bytes() == b""
 
 
-async def test_a_folder_that_must_not_be_written_is_refused_with_the_reason(public_folder, unprivileged, clock):
+async def test_a_folder_without_write_permission_is_refused_with_the_reason(public_folder, unprivileged, clock):
     if os.geteuid() == public_folder.stat().st_uid:
         public_folder.chmod(0o555)
     with pytest.raises(StoreUnavailable, match="allowed to read and write"):
@@ -197,10 +196,10 @@ async def test_a_folder_that_must_not_be_written_is_refused_with_the_reason(publ
     assert list(public_folder.iterdir()) == []
 
 
-# A file that vanishes, or becomes another one
+# Files that disappear or are replaced
 
 
-async def test_a_file_that_vanishes_is_missed_and_not_made_anew(store, make_session, path, tmp_path):
+async def test_a_file_that_disappears_is_reported_and_not_created_again(store, make_session, path, tmp_path):
     await store.create(make_session())
     path.rename(tmp_path / "elsewhere")
     for operation in (store.get("key-0001"), store.delete("key-0001"), store.wait("@p", None, 0)):
@@ -212,16 +211,14 @@ async def test_a_file_that_vanishes_is_missed_and_not_made_anew(store, make_sess
     assert await store.delete("key-0001") is True
 
 
-async def test_a_backup_that_takes_the_files_place_is_used(make_store, make_session, path, tmp_path):
+async def test_a_backup_that_replaces_the_file_is_used(make_store, make_session, start_waiting, path, tmp_path):
     async with make_store() as store:
         await store.create(make_session(key="in the backup"))
     backup = tmp_path / "backup"
     shutil.copy(path, backup)
     async with make_store() as store:
         await store.create(make_session(key="later"))
-        waiting = asyncio.create_task(store.wait("@p", None, 30))
-        for _ in range(20):
-            await store.ping()
+        waiting = await start_waiting(store, "@p")
         for file in tmp_path.glob("sessions.db*"):
             file.unlink()
         backup.rename(path)
@@ -230,34 +227,34 @@ async def test_a_backup_that_takes_the_files_place_is_used(make_store, make_sess
         await store.create(make_session(key="after"))
         async with make_store() as another:
             await another.append("@p", "s", {})
-        assert await waiting is True, "woken, not out of time"
+        assert await waiting is True, "woken, not timed out"
     async with make_store() as store:
         assert [session.key for session in await store.page(None, 10)] == ["after", "in the backup"]
 
 
-async def test_a_backup_beside_what_was_not_written_back_yet_is_refused_and_left_as_it_is(
+async def test_a_backup_beside_the_wal_file_of_the_replaced_database_is_refused_and_unchanged(
     make_store, make_session, path, tmp_path
 ):
-    """SQLite would play what belongs to the file before into it."""
+    """SQLite would apply the -wal file of the replaced database to the backup."""
     async with make_store() as store:
         await store.create(make_session(key="in the backup"))
     backup = tmp_path / "backup"
     shutil.copy(path, backup)
-    held = backup.read_bytes()
+    content = backup.read_bytes()
     async with make_store() as store:
         await store.create(make_session(key="later"))
         backup.replace(path)
         for operation in (store.get("later"), store.create(make_session(key="more")), store.ping()):
             with pytest.raises(StoreUnavailable, match=r"sessions\.db-wal belongs to the one before"):
                 await operation
-        assert path.read_bytes() == held
+        assert path.read_bytes() == content
 
 
-async def test_a_foreign_file_that_takes_its_place_is_left_as_it_is(store, make_session, path):
+async def test_a_text_file_that_replaces_the_database_is_refused_and_unchanged(store, make_session, path):
     for file in path.parent.iterdir():
         file.unlink()
     path.write_text("a text")
     for operation in (store.get("key-0001"), store.create(make_session())):
-        with pytest.raises(StoreUnavailable, match="no SQLite database"):
+        with pytest.raises(StoreUnavailable, match="not an SQLite database"):
             await operation
     assert path.read_text() == "a text"

@@ -1,4 +1,4 @@
-"""Which file a URL names."""
+"""The path of the file in the URL of a store, and the options of the store."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ pytestmark = pytest.mark.anyio
         ("sub/../sessions.db", "sessions.db"),
     ],
 )
-async def test_the_file_has_the_name_in_the_url(tmp_path, clock, written, name):
+async def test_the_file_has_the_name_that_the_url_encodes(tmp_path, clock, written, name):
     (tmp_path / "sub").mkdir()
     async with sqlite_store(f"sqlite:///{tmp_path}/{written}", {}, clock) as store:
         await store.ping()
         assert (tmp_path / name).is_file()
 
 
-async def test_a_relative_path_begins_in_the_working_directory(tmp_path, clock, monkeypatch):
+async def test_a_relative_path_is_relative_to_the_working_directory_at_entering(tmp_path, clock, monkeypatch):
     store = sqlite_store("sqlite:///sessions.db", {}, clock)
     monkeypatch.chdir(tmp_path)
     async with store:
@@ -56,7 +56,7 @@ async def test_a_relative_path_begins_in_the_working_directory(tmp_path, clock, 
         "",
     ],
 )
-async def test_what_names_no_file_is_refused_without_telling_it(clock, tmp_path, monkeypatch, url):
+async def test_a_url_without_a_file_is_refused_and_not_quoted(clock, tmp_path, monkeypatch, url):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError) as caught:
         sqlite_store(url, {}, clock)
@@ -65,11 +65,11 @@ async def test_what_names_no_file_is_refused_without_telling_it(clock, tmp_path,
 
 
 @pytest.mark.parametrize("options", [{"timeout": 5}, {"events": {"max_events": 5}}])
-async def test_options_that_do_not_exist_are_refused(clock, options):
+async def test_unknown_options_are_refused(clock, options):
     with pytest.raises(ValueError):
         sqlite_store("sqlite:///sessions.db", options, clock)
 
 
-async def test_a_store_that_is_not_entered_opens_nothing(make_store, tmp_path):
+async def test_a_store_that_is_not_entered_creates_no_file(make_store, tmp_path):
     make_store()
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Files of older and newer versions, and what dies while it makes or migrates one."""
+"""Files of older and newer versions, and processes that are killed while they create or migrate a file."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ VERSION_1 = """
     INSERT INTO ended_streams VALUES (1, 2, 'post');
     INSERT INTO leases VALUES ('lease', 'me', 4102448400000000);
 """
-"""What version 1 wrote: a session with two events, and a lease, in the year 2100."""
+"""A file as version 1 wrote it: a session with two events, and a lease, in the year 2100."""
 KEY = "key-0001-and-so-on"
 
 
@@ -104,45 +104,43 @@ async def check_migrated(store):
     assert await store.claim("lease", "you", 10) is False
 
 
-async def test_a_file_of_version_1_is_migrated_with_all_that_is_in_it(path, make_store, version_1, rows):
+async def test_a_file_of_version_1_is_migrated_with_its_content(path, make_store, start_waiting, version_1, query):
     shutil.copy(version_1, path)
     async with make_store() as store, make_store() as another:
         await check_migrated(store)
-        # What version 1 did not have: waiters in other processes are woken.
-        waiting = asyncio.create_task(another.wait(KEY, str(EventId.of(2, KEY, "get")), 30))
-        for _ in range(20):
-            await another.ping()
+        # Version 1 did not have the table that wakes waiters in other processes.
+        waiting = await start_waiting(another, KEY, after=str(EventId.of(2, KEY, "get")))
         await store.append(KEY, "get", {"n": 3})
         assert await waiting is True
-    assert rows("PRAGMA user_version") == [(schema.VERSION,)]
+    assert query("PRAGMA user_version") == [(schema.VERSION,)]
     async with make_store() as store:
         assert len(await store.read(KEY, None)) == 3
 
 
 async def test_a_migrated_file_has_the_same_tables_as_a_new_one(tmp_path, make_store, clock, version_1):
-    def tables(file):
+    def read_tables(file):
         with closing(sqlite3.connect(file)) as connection:
             found = connection.execute("SELECT name, sql FROM sqlite_master").fetchall()
         return {name: " ".join(sql.split()) for name, sql in found if sql is not None}
 
     async with make_store(), sqlite_store(f"sqlite:///{version_1}", {}, clock):
         pass
-    assert tables(version_1) == tables(tmp_path / "sessions.db")
+    assert read_tables(version_1) == read_tables(tmp_path / "sessions.db")
 
 
-async def test_a_file_of_a_newer_version_is_refused_and_left_as_it_is(path, make_store, content):
+async def test_a_file_of_a_newer_version_is_refused_and_unchanged(path, make_store, read_folder):
     async with make_store():
         pass
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
-    before = content(path.parent)
+    before = read_folder(path.parent)
     with pytest.raises(StoreUnavailable, match="upgrade mcp-tornado-sqlite"):
         await make_store().__aenter__()
-    assert content(path.parent) == before
+    assert read_folder(path.parent) == before
 
 
-async def test_a_newer_version_that_is_at_work_on_the_file_is_seen(path, make_store):
-    """It stands in the -wal file alone then."""
+async def test_a_newer_version_is_found_while_it_has_the_file_open(path, make_store):
+    """The new version number is only in the -wal file then."""
     async with make_store():
         pass
     with closing(sqlite3.connect(path, isolation_level=None)) as newer:
@@ -151,11 +149,11 @@ async def test_a_newer_version_that_is_at_work_on_the_file_is_seen(path, make_st
             await make_store().__aenter__()
 
 
-# Sudden deaths
+# Processes that are killed
 
 
-def enter(tell, path, clock, die_at):
-    """Enter a store, and die before the statement with this number."""
+def enter_and_die(report, path, clock, die_at):
+    """Enter a store, and kill this process before the statement with this number."""
     executed = 0
     connect = sqlite3.connect
 
@@ -165,7 +163,7 @@ def enter(tell, path, clock, die_at):
         if executed == die_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def traced(*args, **options):
+    def connect_with_trace(*args, **options):
         connection = connect(*args, **options)
         connection.set_trace_callback(trace)
         return connection
@@ -174,13 +172,15 @@ def enter(tell, path, clock, die_at):
         async with sqlite_store(f"sqlite:///{path}", {}, clock):
             pass
 
-    sqlite3.connect = traced
+    sqlite3.connect = connect_with_trace
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("old", [False, True], ids=["making", "migrating"])
-def test_a_death_while_a_file_is_made_or_migrated_does_no_harm(fork, path, clock, version_1, old, make_session):
-    async def use():
+@pytest.mark.parametrize("old", [False, True], ids=["creating", "migrating"])
+def test_a_file_can_be_used_after_a_process_was_killed_while_it_created_or_migrated_it(
+    fork, path, clock, version_1, old, make_session
+):
+    async def use_file():
         async with sqlite_store(f"sqlite:///{path}", {}, clock) as store:
             if old:
                 await check_migrated(store)
@@ -192,9 +192,9 @@ def test_a_death_while_a_file_is_made_or_migrated_does_no_harm(fork, path, clock
     while True:
         if old:
             shutil.copy(version_1, path)
-        child = fork(enter, path, clock, deaths + 1)
+        child = fork(enter_and_die, path, clock, deaths + 1)
         status = child.wait()
-        asyncio.run(use())
+        asyncio.run(use_file())
         for file in path.parent.iterdir():
             file.unlink()
         if status == 0:
@@ -204,17 +204,17 @@ def test_a_death_while_a_file_is_made_or_migrated_does_no_harm(fork, path, clock
     assert deaths > 10
 
 
-def test_many_processes_can_make_the_file_at_once(fork, path, clock):
-    async def run(tell, name):
+def test_many_processes_can_create_the_file_at_the_same_time(fork, path, clock):
+    async def run(report, name):
         async with sqlite_store(f"sqlite:///{path}", {}, clock) as store:
             await store.append("@p", "s", {"from": name})
-            tell("done")
+            report("done")
 
-    children = [fork(lambda tell, name=name: asyncio.run(run(tell, name))) for name in range(8)]
+    children = [fork(lambda report, name=name: asyncio.run(run(report, name))) for name in range(8)]
     assert [child.wait() for child in children] == [0] * 8
 
-    async def look():
+    async def read_senders():
         async with sqlite_store(f"sqlite:///{path}", {}, clock) as store:
             return [event.message["from"] for event in await store.read("@p", None)]
 
-    assert sorted(asyncio.run(look())) == list(range(8))
+    assert sorted(asyncio.run(read_senders())) == list(range(8))

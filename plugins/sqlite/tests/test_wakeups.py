@@ -1,9 +1,10 @@
-"""Who waits is woken, and by whom."""
+"""Waiting tasks are woken by appends of this process and of others, after failures, and when the store is closed."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 
 import pytest
 from mcp_tornado_sqlite import wakeups
@@ -11,86 +12,77 @@ from mcp_tornado_sqlite import wakeups
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def settle():
-    """Let every task come to where it waits."""
-
-    async def run(store):
-        for _ in range(20):
-            await store.ping()
-
-    return run
-
-
-async def test_what_this_process_appends_wakes_without_the_thread_that_looks(make_store, settle, monkeypatch):
-    monkeypatch.setattr(wakeups, "_INTERVAL", 1000)
+async def test_an_append_wakes_a_waiter_of_its_process_before_the_thread_checks(make_store, start_waiting, monkeypatch):
+    monkeypatch.setattr(wakeups, "_CHECK_INTERVAL_SECONDS", 1000)
     async with make_store() as store:
-        waiting = asyncio.create_task(store.wait("@p", None, 30))
-        await settle(store)
+        waiting = await start_waiting(store, "@p")
         await store.append("@p", "s", {})
-        assert await waiting is True, "woken, not out of time"
+        assert await waiting is True, "woken, not timed out"
 
 
-async def test_an_append_whose_caller_is_gone_wakes_all_the_same(make_store, settle, monkeypatch):
-    monkeypatch.setattr(wakeups, "_INTERVAL", 1000)
+async def test_an_append_whose_caller_is_cancelled_after_the_commit_wakes(make_store, start_waiting, monkeypatch):
+    monkeypatch.setattr(wakeups, "_CHECK_INTERVAL_SECONDS", 1000)
     async with make_store() as store:
-        waiting = asyncio.create_task(store.wait("@p", None, 30))
-        await settle(store)
+        waiting = await start_waiting(store, "@p")
+        loop, writer = asyncio.get_running_loop(), store._require_open().writer
+
+        def cancel_caller_first(connection, check_changes=writer._on_commit):
+            loop.call_soon_threadsafe(appending.cancel)
+            check_changes(connection)
+
+        monkeypatch.setattr(writer, "_on_commit", cancel_caller_first)
         appending = asyncio.create_task(store.append("@p", "s", {}))
-        await asyncio.sleep(0)
-        async with asyncio.timeout(30):
-            while not await store.read("@p", None):
-                pass
-        appending.cancel()
-        assert await waiting is True, "woken, not out of time"
+        assert await waiting is True, "woken, not timed out"
+        await asyncio.wait([appending])
+        assert appending.cancelled()
+        assert len(await store.read("@p", None)) == 1
 
 
-async def test_what_changes_while_somebody_begins_to_wait_wakes(make_store):
+async def test_a_change_while_a_task_begins_to_wait_wakes_it(make_store):
     async with make_store() as store, make_store() as another:
         loop = asyncio.get_running_loop()
 
-        def look(connection):
+        def append_meanwhile(connection):
             asyncio.run_coroutine_threadsafe(another.append("@p", "s", {}), loop).result(30)
             return False
 
-        assert await store._entered().wakeups.wait("@p", 30, look) is True, "woken, not out of time"
+        woken = await store._require_open().wakeups.wait("@p", 30, append_meanwhile)
+        assert woken is True, "woken, not timed out"
 
 
-async def test_an_interruption_is_logged_once_and_misses_nothing(
-    make_store, settle, path, tmp_path, caplog, monkeypatch
+async def test_a_failure_of_the_thread_is_logged_once_and_no_change_is_missed(
+    make_store, start_waiting, path, tmp_path, caplog, monkeypatch
 ):
-    monkeypatch.setattr(wakeups, "_RETRY", 0.001)
+    monkeypatch.setattr(wakeups, "_RETRY_SECONDS", 0.001)
     async with make_store() as store, make_store() as another:
-        link = store._entered().wakeups._link
-        tries = 0
+        database = store._require_open().wakeups._database
+        failures, has_failed_often = 0, threading.Event()
 
-        def connection(connect=link.connection):
-            nonlocal tries
-            tries += 1
-            return connect()
+        def connect_and_count_failures(connect=database.connect):
+            nonlocal failures
+            try:
+                return connect()
+            except Exception:
+                failures += 1
+                if failures > 3:
+                    has_failed_often.set()
+                raise
 
-        monkeypatch.setattr(link, "connection", connection)
-        waiting = asyncio.create_task(store.wait("@p", None, 30))
-        await settle(store)
+        monkeypatch.setattr(database, "connect", connect_and_count_failures)
+        waiting = await start_waiting(store, "@p")
         elsewhere = tmp_path / "elsewhere"
         with caplog.at_level(logging.WARNING, "mcp_tornado_sqlite"):
             path.rename(elsewhere)
-            async with asyncio.timeout(30):
-                while not caplog.records:
-                    await asyncio.sleep(0)
-                failed = tries
-                while tries < failed + 3:
-                    await asyncio.sleep(0)
+            assert await asyncio.to_thread(has_failed_often.wait, 30), f"the thread failed only {failures} times"
         elsewhere.rename(path)
         await another.append("@p", "s", {})
-        assert await waiting is True, "woken, not out of time"
+        assert await waiting is True, "woken, not timed out"
         assert len(caplog.records) == 1
 
 
-async def test_closing_while_many_wait_ends_all(make_store, settle):
+async def test_closing_the_store_ends_all_waiting_tasks(make_store, start_waiting):
     store = make_store()
     async with store:
-        waiting = [asyncio.create_task(store.wait(f"@{number}", None, 1000)) for number in range(1000)]
-        await settle(store)
+        waiting = await start_waiting(store, *(f"@{number}" for number in range(1000)), timeout=1000)
     results = await asyncio.gather(*waiting, return_exceptions=True)
     assert {type(result).__name__ for result in results} == {"StoreUnavailable"}

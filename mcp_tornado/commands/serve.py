@@ -1,0 +1,90 @@
+"""`mcp-tornado serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Final
+
+import click
+
+from mcp_tornado import log
+from mcp_tornado.commands.locate import find_server
+from mcp_tornado.commands.options import load, settings_options
+from mcp_tornado.hosting import NotServable
+from mcp_tornado.server import serve as serve_until_signal
+from mcp_tornado.server import start_workers
+from mcp_tornado.sessions import SessionError, StoreError
+from mcp_tornado.settings import ConfigError, Settings
+from mcp_tornado.stores.plugins import StorePluginError
+from mcp_tornado.supervisor import WorkersFailed
+
+_INTERRUPTED_EXIT_CODE: Final = 130
+_FASTMCP_LOGGER: Final = "fastmcp"
+_FASTMCP_LOG_VARIABLE: Final = "FASTMCP_LOG_ENABLED"
+_SERVE_ERRORS: Final = (ConfigError, NotServable, StorePluginError, StoreError, SessionError)
+"""The reasons why a server cannot be served. Their messages are written for an operator."""
+
+
+@click.command()
+@click.argument("app", required=False)
+@click.option("--host", help="The address to listen on.")
+@click.option("--port", type=int, help="The port to listen on; 0 selects a free port.")
+@click.option("--workers", type=int, help="The number of processes that serve.")
+@settings_options
+def serve(
+    app: str | None, host: str | None, port: int | None, workers: int | None, store: str | None, env: str | None
+) -> None:
+    """Serve APP, which is package.module:attribute or path/to/file.py:attribute."""
+    overrides = {
+        "app": app,
+        "server.host": host,
+        "server.port": port,
+        "server.workers": workers,
+        "sessions.store": store,
+    }
+    settings = load(env, overrides).settings
+    log.configure(settings.log.level, settings.log.format)
+    try:
+        if settings.server.workers == 1:
+            asyncio.run(serve_until_signal(_import_server(settings.app), settings))
+        else:
+            _serve_with_workers(settings)
+    except (*_SERVE_ERRORS, WorkersFailed) as error:
+        raise click.ClickException(str(error)) from error
+    except KeyboardInterrupt:
+        raise click.exceptions.Exit(_INTERRUPTED_EXIT_CODE) from None  # Ctrl-C before the server handles signals
+    except OSError as error:
+        address = f"{settings.server.host}:{settings.server.port}"
+        raise click.ClickException(f"cannot listen on {address}: {error.strerror or error}") from error
+
+
+def _serve_with_workers(settings: Settings) -> None:
+    worker = start_workers(settings)
+    if worker is None:
+        return
+    # This process is a worker. The supervisor reports its failure, so that the reason is shown once and not per worker.
+    try:
+        asyncio.run(serve_until_signal(_import_server(settings.app), settings, worker))
+    except _SERVE_ERRORS as error:
+        worker.report_failure(str(error))
+        raise click.exceptions.Exit(1) from error
+    except OSError as error:
+        worker.report_failure(f"{type(error).__name__}: {error}")
+        raise click.exceptions.Exit(1) from error
+
+
+def _import_server(name: str) -> object:
+    """Return the server object of that name; if it is a FastMCP server, FastMCP logs in our format."""
+    # FastMCP installs log handlers of its own when it is imported, unless this variable forbids it.
+    value_before = os.environ.get(_FASTMCP_LOG_VARIABLE)
+    os.environ[_FASTMCP_LOG_VARIABLE] = "false"
+    try:
+        server = find_server(name)
+    finally:
+        os.environ.pop(_FASTMCP_LOG_VARIABLE, None)  # processes that the server starts must not inherit it
+        if value_before is not None:
+            os.environ[_FASTMCP_LOG_VARIABLE] = value_before
+    # At DEBUG, FastMCP logs the arguments of calls, which may hold state handles or secrets of users.
+    log.take_over_logger(_FASTMCP_LOGGER, minimum_level=log.INFO)
+    return server
