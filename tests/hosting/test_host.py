@@ -1,4 +1,4 @@
-"""From the object a user wrote to the server that is hosted."""
+"""Finding the SDK server inside the object that the user wrote."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from mcp_tornado import NotServable
 from mcp_tornado.hosting import host
 
 
-class Verifier:
+class TokenVerifier:
     async def verify_token(self, token: str) -> AccessToken | None:
         return None
 
 
-def test_a_low_level_server_is_hosted_as_it_is():
+def test_low_level_server_is_hosted_unchanged():
     server = Server("low")
     hosted = host(server)
     assert hosted.server is server
     assert hosted.unserved_routes == ()
 
 
-@pytest.mark.parametrize("kind", [MCPServer, FastMCP])
-def test_a_server_is_hosted_with_its_tools(kind):
-    server = kind("high")
+@pytest.mark.parametrize("server_class", [MCPServer, FastMCP])
+def test_high_level_server_is_hosted_with_its_tools(server_class):
+    server = server_class("high")
 
     @server.tool()
     def echo(text: str) -> str:
@@ -46,7 +46,7 @@ def test_a_server_is_hosted_with_its_tools(kind):
     assert hosted.unserved_routes == ()
 
 
-def test_custom_routes_are_named():
+def test_custom_routes_are_listed():
     server = MCPServer("high")
 
     @server.custom_route("/health", methods=["GET"])
@@ -60,7 +60,7 @@ def test_custom_routes_are_named():
     assert host(server).unserved_routes == ("/health", "/mcp/extra")
 
 
-def test_a_server_that_asks_for_authentication_is_not_served_open():
+def test_server_that_asks_for_authentication_is_refused():
     server = MCPServer(
         "guarded",
         auth=AuthSettings(
@@ -68,20 +68,20 @@ def test_a_server_that_asks_for_authentication_is_not_served_open():
             resource_server_url="https://mcp.example.com/mcp",
             validate_token_resource=True,
         ),
-        token_verifier=Verifier(),
+        token_verifier=TokenVerifier(),
     )
     with pytest.raises(NotServable, match="authentication") as raised:
         host(server)
     assert "guarded" in str(raised.value)
 
 
-def test_hosting_a_fastmcp_server_again_changes_nothing_in_it():
+def test_fastmcp_server_that_is_hosted_again_is_not_changed_again():
     server = FastMCP("fast")
     before = list(host(server).server.middleware)
     assert host(server).server.middleware == before
 
 
-def test_custom_routes_of_a_fastmcp_server_and_of_those_mounted_in_it_are_named():
+def test_custom_routes_of_a_fastmcp_server_and_of_mounted_servers_are_listed():
     server, mounted = FastMCP("fast"), FastMCP("mounted")
     for path, owner in {"/health": server, "/inner": mounted}.items():
 
@@ -93,26 +93,26 @@ def test_custom_routes_of_a_fastmcp_server_and_of_those_mounted_in_it_are_named(
     assert host(server).unserved_routes == ("/health", "/inner")
 
 
-def test_a_fastmcp_server_that_asks_for_authentication_is_not_served_open():
+def test_fastmcp_server_that_asks_for_authentication_is_refused():
     server = FastMCP("guarded", auth=StaticTokenVerifier(tokens={}))
     with pytest.raises(NotServable, match="authentication") as raised:
         host(server)
     assert "guarded" in str(raised.value)
 
 
-def test_fastmcp_is_not_needed_and_not_imported():
+def test_fastmcp_is_not_imported_without_a_fastmcp_server():
     code = (
         "import sys, mcp_tornado, mcp_tornado.demo\n"
         "mcp_tornado.create_app(mcp_tornado.demo.server)\n"
         "print('fastmcp' in sys.modules)"
     )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout == "False\n"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout == "False\n"
 
 
-@pytest.mark.parametrize("thing", [None, 1, "pkg:server", object(), MCPServer, Server, lambda: None, {}, FastMCP])
-def test_anything_else_is_refused_by_its_type(thing):
+@pytest.mark.parametrize("candidate", [None, 1, "pkg:server", object(), MCPServer, Server, lambda: None, {}, FastMCP])
+def test_other_object_is_refused_with_the_name_of_its_type(candidate):
     with pytest.raises(NotServable) as raised:
-        host(thing)
-    assert type(thing).__qualname__ in str(raised.value)
+        host(candidate)
+    assert type(candidate).__qualname__ in str(raised.value)
     assert "MCPServer" in str(raised.value)

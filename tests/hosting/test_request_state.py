@@ -1,4 +1,4 @@
-"""`requestState`: with which keys it is sealed, and by whom it is opened."""
+"""`requestState`: which keys seal it, and which processes open it."""
 
 from __future__ import annotations
 
@@ -31,31 +31,10 @@ from mcp_tornado.testing import FakeClock
 
 pytestmark = pytest.mark.anyio
 
+TIMEOUT_SECONDS: Final = 30
 KEYS: Final = ["one" * 16, "two" * 16, "three" * 16]
+STATE: Final = "the state of the tool"
 ROUTE: Final = InboundModernRoute("2026-07-28", {"name": "test", "version": "1"}, {})
-
-
-async def ask_once(ctx: Any, params: types.CallToolRequestParams) -> types.CallToolResult | types.InputRequiredResult:
-    """Ask for nothing but a second round; then say what state came back."""
-    if params.request_state is None:
-        return types.InputRequiredResult(request_state="as it was")
-    return types.CallToolResult(content=[types.TextContent(type="text", text=params.request_state)])
-
-
-def server_with(security: RequestStateSecurity | None = None, audience: str | None = "service") -> Server[Any]:
-    """Make a server with a boundary, as the SDK's own servers and those of FastMCP have it."""
-    server: Server[Any] = Server("asker", on_call_tool=ask_once)
-    boundary = RequestStateBoundary(security or RequestStateSecurity.ephemeral(), default_audience=audience)
-    server.middleware.append(boundary)
-    return server
-
-
-async def call(server: Server[Any], **params: Any) -> dict[str, Any]:
-    request = Request(1, "tools/call", {"name": "ask", "arguments": {}, "_meta": META, **params})
-    http_request = StarletteRequest({"type": "http", "headers": []})
-    return await run_classified(server, {}, request, ROUTE, http_request, None)
-
-
 META: Final = {
     "io.modelcontextprotocol/protocolVersion": ROUTE.protocol_version,
     "io.modelcontextprotocol/clientInfo": ROUTE.client_info,
@@ -63,27 +42,48 @@ META: Final = {
 }
 
 
-async def sealed_by(server: Server[Any]) -> str:
-    """Return the state that a first round gives to the client."""
+async def require_second_round(
+    ctx: Any, params: types.CallToolRequestParams
+) -> types.CallToolResult | types.InputRequiredResult:
+    """Require a second round without any input; in that round return the state that has come back."""
+    if params.request_state is None:
+        return types.InputRequiredResult(request_state=STATE)
+    return types.CallToolResult(content=[types.TextContent(type="text", text=params.request_state)])
+
+
+def make_server(security: RequestStateSecurity | None = None, audience: str | None = "service") -> Server[Any]:
+    """Make a server with a boundary, as the servers of the SDK and of FastMCP have it."""
+    server: Server[Any] = Server("two rounds", on_call_tool=require_second_round)
+    boundary = RequestStateBoundary(security or RequestStateSecurity.ephemeral(), default_audience=audience)
+    server.middleware.append(boundary)
+    return server
+
+
+async def call(server: Server[Any], **params: Any) -> dict[str, Any]:
+    request = Request(1, "tools/call", {"name": "two rounds", "arguments": {}, "_meta": META, **params})
+    http_request = StarletteRequest({"type": "http", "headers": []})
+    return await run_classified(server, {}, request, ROUTE, http_request, None)
+
+
+async def seal(server: Server[Any]) -> str:
+    """Return the sealed state that the client gets in the first round."""
     return (await call(server))["requestState"]
 
 
-async def opens(server: Server[Any], state: str) -> bool:
-    """Say whether a second round with a state is understood."""
+async def can_open(server: Server[Any], sealed: str) -> bool:
+    """Return whether the server accepts a sealed state in the second round."""
     try:
-        result = await call(server, requestState=state)
+        result = await call(server, requestState=sealed)
     except MCPError as error:
         if error.error.message != "Invalid or expired requestState":
             raise
         return False
-    return result["content"][0]["text"] == "as it was"
+    return result["content"][0]["text"] == STATE
 
 
 @asynccontextmanager
-async def processes(
-    *servers: Server[Any], keys: Sequence[str] = (), log: EventLog | None = None
-) -> AsyncGenerator[None]:
-    """Host servers, each as a process of its own would, on a common store."""
+async def hosted(*servers: Server[Any], keys: Sequence[str] = (), log: EventLog | None = None) -> AsyncGenerator[None]:
+    """Host each server as if it ran in a process of its own. All of them share a store."""
     async with AsyncExitStack() as stack:
         if log is None:
             log = await stack.enter_async_context(MemoryStore(FakeClock()))
@@ -92,68 +92,66 @@ async def processes(
         yield
 
 
-# ---------------------------------------------------------------- whose keys
+# ---------------------------------------------------------------- which process opens a state
 
 
-async def test_without_us_no_process_opens_what_another_has_sealed() -> None:
-    """The control."""
-    assert not await opens(server_with(), await sealed_by(server_with()))
+async def test_state_cannot_be_opened_by_another_process_if_the_servers_are_not_hosted() -> None:
+    assert not await can_open(make_server(), await seal(make_server()))
 
 
 @pytest.mark.parametrize("keys", [[], KEYS])
-async def test_a_process_opens_what_another_has_sealed(keys: list[str]) -> None:
-    first, second = server_with(), server_with()
-    async with processes(first, second, keys=keys):
-        assert await opens(second, await sealed_by(first))
-        assert await opens(first, await sealed_by(second))
+async def test_state_can_be_opened_by_another_process(keys: list[str]) -> None:
+    first, second = make_server(), make_server()
+    async with hosted(first, second, keys=keys):
+        assert await can_open(second, await seal(first))
+        assert await can_open(first, await seal(second))
 
 
-async def test_nobody_else_opens_it() -> None:
-    server, elsewhere = server_with(), server_with()
-    async with processes(server), processes(elsewhere):
-        state = await sealed_by(server)
-        assert not await opens(elsewhere, state)
-        assert not await opens(server, state[:-4] + "AAAA")
-        assert not await opens(server, "as it was")
+async def test_state_cannot_be_opened_with_another_store_or_after_a_change() -> None:
+    server, server_on_other_store = make_server(), make_server()
+    async with hosted(server), hosted(server_on_other_store):
+        sealed = await seal(server)
+        assert not await can_open(server_on_other_store, sealed)
+        assert not await can_open(server, sealed[:-4] + "AAAA")
+        assert not await can_open(server, STATE)
 
 
-async def test_keys_are_exchanged_one_after_the_other() -> None:
-    servers = [server_with() for _ in range(3)]
-    before, during, after = servers
-    async with processes(before, keys=KEYS[:1]), processes(during, keys=KEYS[1::-1]), processes(after, keys=KEYS[1:]):
-        assert await opens(during, await sealed_by(before))
-        assert await opens(after, await sealed_by(during))
-        assert not await opens(after, await sealed_by(before))
+async def test_configured_keys_can_be_rotated() -> None:
+    before, during, after = (make_server() for _ in range(3))
+    async with hosted(before, keys=KEYS[:1]), hosted(during, keys=KEYS[1::-1]), hosted(after, keys=KEYS[1:]):
+        assert await can_open(during, await seal(before))
+        assert await can_open(after, await seal(during))
+        assert not await can_open(after, await seal(before))
 
 
-async def test_given_keys_are_not_put_into_the_store() -> None:
-    async with MemoryStore(FakeClock()) as log, processes(server_with(), keys=KEYS, log=log):
+async def test_configured_keys_are_not_stored() -> None:
+    async with MemoryStore(FakeClock()) as log, hosted(make_server(), keys=KEYS, log=log):
         assert await log.read(KEPT_KEY, None) == []
 
 
-async def test_keys_of_the_servers_own_still_open() -> None:
-    """They may be those of processes that are hosted in another way, or were until now."""
-    elsewhere = server_with(RequestStateSecurity(keys=[KEYS[2]]))
-    server = server_with(RequestStateSecurity(keys=KEYS[1:]))
-    async with processes(server):
-        assert await opens(server, await sealed_by(elsewhere))
+async def test_state_sealed_with_the_servers_own_keys_can_still_be_opened() -> None:
+    """Another process with the same keys may not be hosted by mcp-tornado, or not yet."""
+    not_hosted = make_server(RequestStateSecurity(keys=[KEYS[2]]))
+    server = make_server(RequestStateSecurity(keys=KEYS[1:]))
+    async with hosted(server):
+        assert await can_open(server, await seal(not_hosted))
 
 
-async def test_afterwards_the_server_is_as_it_was() -> None:
-    server = server_with(RequestStateSecurity(keys=KEYS))
+async def test_sealing_of_the_server_is_restored_at_the_end() -> None:
+    server = make_server(RequestStateSecurity(keys=KEYS))
     middleware = list(server.middleware)
-    before = await sealed_by(server)
-    async with processes(server):
-        meanwhile = await sealed_by(server)
-    assert await opens(server, before)
-    assert not await opens(server, meanwhile)
+    sealed_before = await seal(server)
+    async with hosted(server):
+        sealed_while_hosted = await seal(server)
+    assert await can_open(server, sealed_before)
+    assert not await can_open(server, sealed_while_hosted)
     assert server.middleware == middleware
 
 
-# ---------------------------------------------------------------- what stays as the user wrote it
+# ---------------------------------------------------------------- what stays as the user has configured it
 
 
-class Plain:
+class PlainCodec:
     """A codec that seals nothing."""
 
     def seal(self, payload: bytes) -> str:
@@ -163,132 +161,98 @@ class Plain:
         try:
             return bytes.fromhex(token)
         except ValueError as error:
-            raise InvalidRequestState("no hexadecimal") from error
+            raise InvalidRequestState("not hexadecimal") from error
 
 
-class OwnCodec(AESGCMRequestStateCodec):
-    """What differs from the SDK's in a way that we do not know."""
+class UserCodec(AESGCMRequestStateCodec):
+    """A codec of the user that may differ from the SDK's in any way."""
 
 
-class OwnBoundary(RequestStateBoundary):
-    """The same, of boundaries."""
+class UserBoundary(RequestStateBoundary):
+    """A boundary of the user that may differ from the SDK's in any way."""
 
 
-async def test_a_codec_of_the_users_is_left_alone() -> None:
-    for codec in (Plain(), OwnCodec(KEYS)):
-        server = server_with(RequestStateSecurity(codec=codec))
+async def test_codec_of_the_user_is_not_replaced() -> None:
+    for codec in (PlainCodec(), UserCodec(KEYS)):
+        server = make_server(RequestStateSecurity(codec=codec))
         middleware = list(server.middleware)
-        async with MemoryStore(FakeClock()) as log, processes(server, log=log):
+        async with MemoryStore(FakeClock()) as log, hosted(server, log=log):
             assert server.middleware == middleware
-            assert codec.unseal(await sealed_by(server))
+            assert codec.unseal(await seal(server))
             assert await log.read(KEPT_KEY, None) == []
 
 
-async def test_a_boundary_of_the_users_and_a_server_without_one_are_left_alone() -> None:
-    own = OwnBoundary(RequestStateSecurity(keys=KEYS), default_audience=None)
-    server: Server[Any] = Server("asker", on_call_tool=ask_once)
-    async with processes(server):
-        assert await sealed_by(server) == "as it was"
-    server.middleware.append(own)
-    async with processes(server):
-        assert server.middleware[-1] is own
+async def test_boundary_of_the_user_is_not_replaced_and_none_is_added() -> None:
+    boundary = UserBoundary(RequestStateSecurity(keys=KEYS), default_audience=None)
+    server: Server[Any] = Server("two rounds", on_call_tool=require_second_round)
+    async with hosted(server):
+        assert await seal(server) == STATE
+    server.middleware.append(boundary)
+    async with hosted(server):
+        assert server.middleware[-1] is boundary
 
 
-async def test_a_state_is_still_for_one_service_only() -> None:
-    named = server_with(RequestStateSecurity.ephemeral(audience="the service"))
-    by_default, same = server_with(audience="the service"), server_with(audience="the service")
-    other, nameless = server_with(audience="another"), server_with(audience=None)
-    async with processes(named, by_default, same, other, nameless):
-        state = await sealed_by(by_default)
-        assert await opens(same, state)
-        assert await opens(named, state)
-        assert not await opens(other, state)
-        assert not await opens(nameless, state)
+async def test_state_can_be_opened_by_its_audience_only() -> None:
+    with_audience = make_server(RequestStateSecurity.ephemeral(audience="the service"))
+    by_default, same_default = make_server(audience="the service"), make_server(audience="the service")
+    other_default, without_audience = make_server(audience="another"), make_server(audience=None)
+    async with hosted(with_audience, by_default, same_default, other_default, without_audience):
+        sealed = await seal(by_default)
+        assert await can_open(same_default, sealed)
+        assert await can_open(with_audience, sealed)
+        assert not await can_open(other_default, sealed)
+        assert not await can_open(without_audience, sealed)
 
 
-async def test_a_state_is_still_for_one_principal_only() -> None:
-    def bound_to(name: str) -> Server[Any]:
-        return server_with(RequestStateSecurity(keys=KEYS, bind_principal=lambda _: name))
+async def test_state_can_be_opened_for_its_principal_only() -> None:
+    def make_server_for(principal: str) -> Server[Any]:
+        return make_server(RequestStateSecurity(keys=KEYS, bind_principal=lambda _: principal))
 
-    ada, ada_elsewhere, bob = bound_to("ada"), bound_to("ada"), bound_to("bob")
-    async with processes(ada, ada_elsewhere, bob):
-        state = await sealed_by(ada)
-        assert await opens(ada_elsewhere, state)
-        assert not await opens(bob, state)
+    ada, ada_again, bob = make_server_for("ada"), make_server_for("ada"), make_server_for("bob")
+    async with hosted(ada, ada_again, bob):
+        sealed = await seal(ada)
+        assert await can_open(ada_again, sealed)
+        assert not await can_open(bob, sealed)
 
 
-async def test_a_state_is_good_for_as_long_as_the_server_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    short, long = (server_with(RequestStateSecurity.ephemeral(ttl=seconds)) for seconds in (10, 1000))
-    async with processes(short, long):
-        states = [await sealed_by(short), await sealed_by(long)]
+async def test_state_expires_after_the_lifetime_that_the_server_has_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    short, long = (make_server(RequestStateSecurity.ephemeral(ttl=seconds)) for seconds in (10, 1000))
+    async with hosted(short, long):
+        sealed = [await seal(short), await seal(long)]
         clock = FakeClock()
         clock.advance(100)
         monkeypatch.setattr("mcp.server.request_state.time.time", lambda: clock().timestamp())
-        assert [await opens(short, state) for state in states] == [False, True]
+        assert [await can_open(short, each) for each in sealed] == [False, True]
 
 
-# ---------------------------------------------------------------- the key in the store
+# ---------------------------------------------------------------- the stored key
 
 
-async def started(log: EventLog, process: str) -> SharedKeys:
+async def start_keys(log: EventLog, process: str) -> SharedKeys:
     keys = SharedKeys(log, process, ())
     await keys.start()
     return keys
 
 
-def agree(*all_keys: SharedKeys) -> bool:
-    """Say whether each of them opens what each of them seals."""
+def have_same_key(*all_keys: SharedKeys) -> bool:
+    """Return whether each of them opens what each of them seals."""
     try:
         return all(opener.unseal(sealer.seal(b"x")) == b"x" for sealer in all_keys for opener in all_keys)
     except InvalidRequestState:
         return False
 
 
-async def test_those_who_start_at_once_agree(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'sessions.db'}"
-    async with AsyncExitStack() as stack:
-        stores: list[Any] = [await stack.enter_async_context(open_store(url, {}, FakeClock())) for _ in range(8)]
-        all_keys = await asyncio.gather(*(started(log, f"s{number}") for number, log in enumerate(stores)))
-        assert agree(*all_keys)
-        assert len(await stores[0].read(KEPT_KEY, None)) == 1
-
-
-async def test_a_process_that_died_while_it_made_the_key_keeps_nobody_from_it() -> None:
-    clock = FakeClock()
-    async with MemoryStore(clock) as log:
-        await _die_while_making(log)
-        waiting = asyncio.create_task(started(log, "second"))
-        await asyncio.sleep(0)
-        assert not waiting.done()
-        clock.advance(60)
-        assert agree(await waiting, await started(log, "third"))
-
-
-async def test_who_looked_before_another_made_the_key_makes_none() -> None:
-    async with MemoryStore(FakeClock()) as log:
-        others: list[SharedKeys] = []
-
-        class Overtaken(Passing):
-            """Has another process make the key between a look and what follows."""
-
-            async def claim(self, *arguments: Any) -> bool:
-                others.append(await started(log, "faster"))
-                return await log.claim(*arguments)
-
-        assert agree(await started(Overtaken(log), "slower"), *others)
-
-
-class Passing(EventLog):
-    """A log that does what another does."""
+class ForwardingLog(EventLog):
+    """A log that forwards every operation to another log."""
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
 
-    async def append(self, *arguments: Any, **more: Any) -> str:
-        return await self._log.append(*arguments, **more)
+    async def append(self, *arguments: Any, **options: Any) -> str:
+        return await self._log.append(*arguments, **options)
 
-    async def read(self, *arguments: Any, **more: Any) -> list[Event]:
-        return await self._log.read(*arguments, **more)
+    async def read(self, *arguments: Any, **options: Any) -> list[Event]:
+        return await self._log.read(*arguments, **options)
 
     async def wait(self, *arguments: Any) -> bool:
         return await self._log.wait(*arguments)
@@ -300,56 +264,108 @@ class Passing(EventLog):
         await self._log.release(*arguments)
 
 
-async def _die_while_making(log: EventLog) -> None:
-    class Death(Exception):
-        pass
-
-    class Deadly(Passing):
-        """Ends whoever would store something."""
-
-        async def append(self, *_: Any, **__: Any) -> str:
-            raise Death
-
-    with pytest.raises(Death):
-        await started(Deadly(log), "first")
+class ProcessDied(Exception):
+    """The process ends without releasing its lease."""
 
 
-async def test_a_key_that_the_store_lost_is_put_there_again() -> None:
+class FatalLog(ForwardingLog):
+    """The log of a process that dies when it writes to it."""
+
+    async def append(self, *_: Any, **__: Any) -> str:
+        raise ProcessDied
+
+
+class ObservedLog(ForwardingLog):
+    """A log that sets an event when a claim was refused."""
+
+    def __init__(self, log: EventLog) -> None:
+        super().__init__(log)
+        self.claim_refused = asyncio.Event()
+
+    async def claim(self, *arguments: Any) -> bool:
+        is_claimed = await super().claim(*arguments)
+        if not is_claimed:
+            self.claim_refused.set()
+        return is_claimed
+
+
+async def test_processes_that_start_at_the_same_time_agree_on_a_key(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'sessions.db'}"
+    async with AsyncExitStack() as stack:
+        stores: list[Any] = [await stack.enter_async_context(open_store(url, {}, FakeClock())) for _ in range(8)]
+        all_keys = await asyncio.gather(*(start_keys(log, f"s{number}") for number, log in enumerate(stores)))
+        assert have_same_key(*all_keys)
+        assert len(await stores[0].read(KEPT_KEY, None)) == 1
+
+
+async def test_process_that_dies_while_it_generates_the_key_does_not_block_others_for_ever() -> None:
+    clock = FakeClock()
+    async with MemoryStore(clock) as store:
+        with pytest.raises(ProcessDied):
+            await start_keys(FatalLog(store), "first")
+        log = ObservedLog(store)
+        second = asyncio.create_task(start_keys(log, "second"))
+        try:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                await log.claim_refused.wait()
+        except TimeoutError:
+            pytest.fail("the second process was not refused the lease of the first one")
+        assert not second.done()
+        clock.advance(60)
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            assert have_same_key(await second, await start_keys(store, "third"))
+
+
+async def test_process_that_finds_no_key_before_another_stores_one_generates_none() -> None:
     async with MemoryStore(FakeClock()) as store:
-        first, second = await started(store, "first"), await started(store, "second")
-        state = first.seal(b"x")
+        faster: list[SharedKeys] = []
+
+        class OvertakenLog(ForwardingLog):
+            """Lets another process generate the key between the first read and the claim."""
+
+            async def claim(self, *arguments: Any) -> bool:
+                faster.append(await start_keys(store, "faster"))
+                return await super().claim(*arguments)
+
+        assert have_same_key(await start_keys(OvertakenLog(store), "slower"), *faster)
+
+
+async def test_key_that_the_store_has_lost_is_stored_again() -> None:
+    async with MemoryStore(FakeClock()) as store:
+        first, second = await start_keys(store, "first"), await start_keys(store, "second")
+        sealed = first.seal(b"x")
         await store.delete(KEPT_KEY)
         await second.refresh()
         await first.refresh()
-        late = await started(store, "late")
-        assert agree(first, second, late)
-        assert late.unseal(state) == b"x"
+        late = await start_keys(store, "late")
+        assert have_same_key(first, second, late)
+        assert late.unseal(sealed) == b"x"
 
 
-async def test_those_who_have_another_key_than_the_store_take_that_one_and_open_what_they_sealed_before() -> None:
+async def test_process_whose_key_differs_from_the_stored_one_uses_that_and_still_opens_states_of_its_own() -> None:
     async with MemoryStore(FakeClock()) as store:
-        first = await started(store, "first")
-        states = [first.seal(b"x")]
+        first = await start_keys(store, "first")
+        sealed = [first.seal(b"x")]
         await store.delete(KEPT_KEY)
-        second = await started(store, "second")
-        states.append(second.seal(b"x"))
-        assert not agree(first, second)
+        second = await start_keys(store, "second")
+        sealed.append(second.seal(b"x"))
+        assert not have_same_key(first, second)
         await second.refresh()
         await first.refresh()
         assert first.unseal(second.seal(b"y")) == second.unseal(first.seal(b"y")) == b"y"
-        assert [first.unseal(state) for state in states] == [b"x", b"x"]
+        assert [first.unseal(each) for each in sealed] == [b"x", b"x"]
 
 
 @pytest.mark.parametrize("scheme", ["memory", "sqlite"])
-async def test_the_key_stays_in_the_store_as_long_as_a_process_looks(scheme: str, tmp_path: Path) -> None:
+async def test_stored_key_is_not_removed_while_a_process_refreshes_it(scheme: str, tmp_path: Path) -> None:
     clock = FakeClock()
     url = "memory://" if scheme == "memory" else f"sqlite:///{tmp_path / 'sessions.db'}"
     async with open_store(url, {"events": {"ttl_seconds": 60}}, clock) as store:
         assert isinstance(store, EventLog)
-        first = await started(store, "first")
+        first = await start_keys(store, "first")
         for _ in range(4):
             clock.advance(23 * 3600)
             await first.refresh()
             await store.sweep(clock(), 1000)
             assert await store.read(KEPT_KEY, None)
-        assert agree(first, await started(store, "second"))
+        assert have_same_key(first, await start_keys(store, "second"))

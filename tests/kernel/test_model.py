@@ -1,6 +1,6 @@
-"""Several processes over one store against a model of what their clients must see, with random interleavings.
+"""A simulated cluster against the reference model, with random interleavings.
 
-`MODEL_EXAMPLES=5000 python -m pytest tests/kernel/test_model.py` looks for longer, and at other examples each time.
+`MODEL_EXAMPLES=5000 python -m pytest tests/kernel/test_model.py` runs more examples, which differ from run to run.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import asyncio
 import os
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -16,100 +17,115 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from mcp_tornado.cluster.mailbox import BROADCAST_LOG
 from mcp_tornado.cluster.membership import REGISTER
-from mcp_tornado.sessions import ClientInfo, SessionError
-from tests.kernel.model import ASIDE, Client, Model
+from mcp_tornado.sessions import ClientInfo, Event, SessionError
+from tests.kernel.model import Model
 
-PROCESSES = 3
-CLIENTS = 3
-EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "0"))
+MAX_PROCESSES = 3
+MAX_LIVE_CLIENTS = 3
+MODEL_EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "0"))
+EVENT_LIMIT = 100_000
+"""More events than any session has."""
 
-WHICH = st.integers(0, 11)
-"""Which one of those there are, modulo their number."""
+FINAL_SECONDS = 40
+"""How long the clients may need at the end to receive everything."""
+SESSION_EXPIRY_SECONDS = 75
+"""Longer than the idle timeout."""
+SHUTDOWN_SECONDS = 20
+"""Longer than a process needs to end."""
+DEATH_DETECTION_SECONDS = 90
+"""Longer than a new process needs to find dead processes and to remove their mailboxes."""
+
+INDEXES = st.integers(0, 11)
+"""Which one of the existing processes, clients or calls is meant, modulo their number."""
+LAST_INDEX = 11
 PAUSES = st.sampled_from([0, 0, 0.001, 0.004, 0.02, 0.1, 0.1, 0.6, 0.6, 3])
-"""Seconds until the next thing happens."""
+"""Seconds until the next step."""
 VERSIONS = st.sampled_from(["2025-11-25", "2025-11-25", "2025-06-18"])
 COMMANDS = st.lists(
     st.sampled_from(
-        [("say", 1), ("say", 3), ("say", 80), ("say_aside", 2), ("ask", 1), ("ask", 1), ("close", 1), ("finish", 1)]
+        [
+            ("notify", 1),
+            ("notify", 3),
+            ("notify", 80),
+            ("notify_standalone", 2),
+            ("elicit", 1),
+            ("elicit", 1),
+            ("close_stream", 1),
+            ("finish", 1),
+        ]
     ),
     max_size=4,
 )
-"""What a call is told to do: see `Call.perform`."""
-DISTURBANCES = st.sampled_from(["kill", "kill", "drain", "cut off", "cut off", "delete", "sweep", "expire"])
-FINAL_SECONDS = 40
+"""The commands that a call executes; see `Call.command`."""
+FAULTS = st.sampled_from(
+    ["kill", "kill", "drain", "partition", "partition", "terminate session", "sweep", "expire sessions"]
+)
 
 
-def pick(things, which):
-    return things[which % len(things)]
+def pick(candidates, index):
+    return candidates[index % len(candidates)]
 
 
-class KernelsAgainstModel(RuleBasedStateMachine):
-    """What is drawn never depends on what the kernels do: that cannot be repeated to the last detail.
+class KernelMachine(RuleBasedStateMachine):
+    """Drives the processes and the clients of a simulated cluster.
 
-    So there are no preconditions, and a rule for which there is nothing to do does nothing.
+    What hypothesis draws must not depend on what the kernels do, because that cannot be repeated in every detail. So
+    the rules have no preconditions. A rule that cannot do anything does nothing.
     """
 
-    @initialize(seed=st.integers(0, 2**16), processes=st.integers(1, PROCESSES))
-    def begin(self, seed, processes):
+    @initialize(seed=st.integers(0, 2**16), process_count=st.integers(1, MAX_PROCESSES))
+    def begin(self, seed, process_count):
         self.model = Model(seed)
-        self.world = self.model.world
-        for _ in range(processes):
-            self.world.start()
-        self.open_session("2025-11-25", 0)
+        self.cluster = self.model.cluster
+        for _ in range(process_count):
+            self.cluster.start()
+        self.create_session("2025-11-25", 0)
 
-    # ------------------------------------------------------------------ what there is
+    # ------------------------------------------------------------------ helpers of the rules
 
-    def process(self, which):
-        """Return a process: one that takes new work, where there is one; one is started where there is none."""
-        if not self.world.processes:
-            self.world.start()
-        return pick([process for process in self.world.processes if process.serves] or self.world.processes, which)
+    def process(self, index):
+        """Return a process, if possible one that accepts new work; start one if there is none."""
+        if not self.cluster.processes:
+            self.cluster.start()
+        accepting = [process for process in self.cluster.processes if process.accepts_work]
+        return pick(accepting or self.cluster.processes, index)
 
-    def client(self, which):
-        """Return a client: one that has a session, mostly."""
-        return pick((which < 11 and self.living()) or self.model.clients, which)
-
-    def living(self):
-        return [client for client in self.model.clients if not client.may_be_gone()]
-
-    def unanswered(self):
-        return [call for call in self.model.calls if call.answer is None and not call.client.gone]
-
-    def running(self):
-        return [call for call in self.model.calls if call.runs]
+    def client(self, index):
+        """Return a client. Unless the index is the last one, it has a live session, if possible."""
+        return pick((index < LAST_INDEX and self.model.live_clients()) or self.model.clients, index)
 
     def pause(self, seconds):
         for client in self.model.clients:
-            client.note_business()
-        self.world.run(asyncio.sleep(seconds))
+            client.note_activity()
+        self.cluster.run(asyncio.sleep(seconds))
         for client in self.model.clients:
-            client.note_business()
+            client.note_activity()
 
     # ------------------------------------------------------------------ processes
 
     @rule(pause=PAUSES)
-    def start(self, pause):
-        if len(self.world.processes) < PROCESSES:
-            self.world.start()
+    def start_process(self, pause):
+        if len(self.cluster.processes) < MAX_PROCESSES:
+            self.cluster.start()
         self.pause(pause)
 
-    @rule(what=DISTURBANCES, which=WHICH, pause=PAUSES)
-    def disturb(self, what, which, pause):
-        process = self.process(which)
-        if what == "kill":
-            self.model.lose(process, "killed")
-            self.world.run(process.kill())
-        elif what == "drain" and process.serves:
-            self.model.lose(process, "drained")
-            process.leave(grace=which % 4)
-        elif what == "cut off":
-            self.model.lose(process, "cut off")
-            process.cut_off(seconds=1 + 1.5 * which)
-        elif what == "delete":
-            self.client(which).delete(process)
-        elif what == "expire":
-            self.pause(75)
-        elif what == "sweep" and process.serves:
+    @rule(fault=FAULTS, index=INDEXES, pause=PAUSES)
+    def inject_fault(self, fault, index, pause):
+        process = self.process(index)
+        if fault == "kill":
+            self.model.allow_failures(process, "killed")
+            self.cluster.run(process.kill())
+        elif fault == "drain" and process.accepts_work:
+            self.model.allow_failures(process, "drained")
+            process.terminate(grace=index % 4)
+        elif fault == "partition":
+            self.model.allow_failures(process, "partitioned")
+            process.partition(seconds=1 + 1.5 * index)
+        elif fault == "terminate session":
+            self.client(index).terminate(process)
+        elif fault == "expire sessions":
+            self.pause(SESSION_EXPIRY_SECONDS)
+        elif fault == "sweep" and process.accepts_work:
             process.sweep()
         self.pause(pause)
 
@@ -117,178 +133,181 @@ class KernelsAgainstModel(RuleBasedStateMachine):
     def pass_time(self, seconds):
         self.pause(seconds)
 
-    # ------------------------------------------------------------------ sessions
+    # ------------------------------------------------------------------ sessions and their streams
 
-    @rule(version=VERSIONS, which=WHICH)
-    def open_session(self, version, which):
-        process = self.process(which)
-        if process.serves and len(self.living()) < CLIENTS:
+    @rule(version=VERSIONS, process_index=INDEXES)
+    def create_session(self, version, process_index):
+        process = self.process(process_index)
+        if process.accepts_work and len(self.model.live_clients()) < MAX_LIVE_CLIENTS:
             creation = process.kernel.create_session({"protocolVersion": version}, ClientInfo())
             try:
-                session_id, _ = self.world.run(process.spawn(creation))
+                session_id, _ = self.cluster.run(process.spawn(creation))
             except SessionError:
-                assert process.was_cut_off
+                assert process.was_partitioned
                 return
-            Client(self.model, session_id, version)
+            self.model.add_client(session_id)
 
-    @rule(who=WHICH, which=WHICH, anew=st.booleans(), pause=PAUSES)
-    def listen(self, who, which, anew, pause):
-        self.client(who).listen(self.process(which), anew=anew)
+    @rule(client_index=INDEXES, process_index=INDEXES, from_start=st.booleans(), pause=PAUSES)
+    def open_standalone(self, client_index, process_index, from_start, pause):
+        self.client(client_index).open_standalone(self.process(process_index), from_start=from_start)
         self.pause(pause)
 
-    @rule(who=WHICH, which=WHICH, wait=st.sampled_from([0, 1, 20]), anew=st.booleans(), pause=PAUSES)
-    def receive(self, who, which, wait, anew, pause):
-        self.client(who).receive(self.process(which), wait, anew=anew)
+    @rule(
+        client_index=INDEXES,
+        process_index=INDEXES,
+        wait=st.sampled_from([0, 1, 20]),
+        from_start=st.booleans(),
+        pause=PAUSES,
+    )
+    def poll(self, client_index, process_index, wait, from_start, pause):
+        self.client(client_index).poll(self.process(process_index), wait, from_start=from_start)
         self.pause(pause)
 
-    @rule(which=WHICH, pause=PAUSES)
-    def hang_up(self, which, pause):
-        connections = [connection for process in self.world.processes for connection in process.connections]
+    @rule(index=INDEXES, pause=PAUSES)
+    def disconnect(self, index, pause):
+        connections = [connection for process in self.cluster.processes for connection in process.connections]
         if connections:
-            pick(connections, which).hang_up()
+            pick(connections, index).disconnect()
         self.pause(pause)
 
     # ------------------------------------------------------------------ calls
 
-    @rule(who=WHICH, which=WHICH, background=st.booleans(), commands=COMMANDS, pause=PAUSES)
-    def start_call(self, who, which, background, commands, pause):
-        call = self.client(who).call(self.process(which), background=background)
+    @rule(client_index=INDEXES, process_index=INDEXES, is_background=st.booleans(), commands=COMMANDS, pause=PAUSES)
+    def start_call(self, client_index, process_index, is_background, commands, pause):
+        call = self.client(client_index).call(self.process(process_index), is_background=is_background)
         for command, count in commands:
-            call.tell(command, count)
+            call.command(command, count)
         self.pause(pause)
 
-    @rule(which=WHICH, commands=COMMANDS, pause=PAUSES)
-    def command(self, which, commands, pause):
-        calls = self.running()
+    @rule(index=INDEXES, commands=COMMANDS, pause=PAUSES)
+    def command_call(self, index, commands, pause):
+        calls = self.model.running_calls()
         for command, count in commands if calls else ():
-            pick(calls, which).tell(command, count)
+            pick(calls, index).command(command, count)
         self.pause(pause)
 
-    @rule(which=WHICH, where=WHICH, pause=PAUSES)
-    def resume(self, which, where, pause):
-        calls = [call for call in self.unanswered() if call.chain.last_id is not None and not call.background]
+    @rule(index=INDEXES, process_index=INDEXES, pause=PAUSES)
+    def resume_call(self, index, process_index, pause):
+        calls = [
+            call
+            for call in self.model.unanswered_calls()
+            if call.stream.last_event_id is not None and not call.is_background
+        ]
         if calls:
-            call = pick(calls, which)
-            call.client.resume(call, self.process(where))
+            call = pick(calls, index)
+            self.model.client_of(call).resume(call, self.process(process_index))
         self.pause(pause)
 
-    @rule(which=WHICH, where=WHICH, pause=PAUSES)
-    def reply(self, which, where, pause):
-        asks = self.model.open_asks()
-        if asks:
-            pick(asks, which).reply(self.process(where))
+    @rule(index=INDEXES, process_index=INDEXES, pause=PAUSES)
+    def reply(self, index, process_index, pause):
+        elicitations = self.model.open_elicitations()
+        if elicitations:
+            elicitation = pick(elicitations, index)
+            self.model.client_of(elicitation.call).reply(elicitation, self.process(process_index))
         self.pause(pause)
 
-    @rule(which=WHICH, who=WHICH, where=WHICH, pause=PAUSES)
-    def forge_reply(self, which, who, where, pause):
-        """A client answers what another one was asked."""
-        asks = self.model.open_asks()
-        if asks and pick(asks, which).call.client is not self.client(who):
-            self.client(who).notify(self.process(where), pick(asks, which).message("forged"))
+    @rule(index=INDEXES, client_index=INDEXES, process_index=INDEXES, pause=PAUSES)
+    def forge_reply(self, index, client_index, process_index, pause):
+        """A client replies to an elicitation of another client."""
+        elicitations = self.model.open_elicitations()
+        if elicitations:
+            elicitation, client = pick(elicitations, index), self.client(client_index)
+            if self.model.client_of(elicitation.call) is not client:
+                client.notify(self.process(process_index), elicitation.reply("forged"))
         self.pause(pause)
 
-    @rule(which=WHICH, where=WHICH, by_notification=st.booleans(), pause=PAUSES)
-    def cancel(self, which, where, by_notification, pause):
-        calls = self.unanswered()
+    @rule(index=INDEXES, process_index=INDEXES, by_notification=st.booleans(), pause=PAUSES)
+    def cancel_call(self, index, process_index, by_notification, pause):
+        calls = self.model.unanswered_calls()
         if calls:
-            call = pick(calls, which)
-            (call.client.cancel if by_notification else call.client.abort)(call, self.process(where))
+            call = pick(calls, index)
+            client = self.model.client_of(call)
+            (client.cancel if by_notification else client.abort)(call, self.process(process_index))
         self.pause(pause)
 
     # ------------------------------------------------------------------ what must hold
 
     @invariant()
-    def sessions_live_as_long_as_they_must(self):
+    def check_sessions(self):
         for client in self.model.clients:
-            self.world.run(client.check())
+            self.cluster.run(client.session.check())
 
     def teardown(self):
         try:
             if sys.exc_info()[0] is None:
-                self.let_everything_come_to_its_end()
+                self.check_end()
         finally:
-            self.world.close()
+            self.cluster.close()
 
-    def let_everything_come_to_its_end(self):
-        """Everybody who is owed an answer gets it now."""
-        if not any(process.serves for process in self.world.processes):
-            self.world.start()
+    def check_end(self):
+        """Check that every client can receive everything, and that ended processes leave nothing in the store."""
+        missing = []
         for second in range(FINAL_SECONDS):
-            process = self.process(second)
-            for call in self.running():
-                if not call.is_owed and not call.must_end:
-                    call.client.abort(call, process)  # its client cannot come back for it
-                elif not call.must_end and not call.told_to_finish:
-                    call.tell("finish")
-            for ask in self.model.open_asks():
-                ask.reply(process)
-            for call in self.model.calls:
-                if call.is_owed and not call.background and not call.chain.is_read:
-                    call.client.resume(call, process)
-            for client in self.living():
-                client.receive(process, 1)
-                if client.heard.last_id is not None and not client.heard.is_read:
-                    client.stop_listening()  # of two that took over at once, the one that it reads was the first
-                if not client.listening:
-                    client.listen(process, anew=False)
+            self.complete_exchanges(self.process(second))
             self.pause(1)
-            missing = self.what_is_missing()
+            missing = self.model.missing()
             if not missing:
                 break
         assert not missing, missing
-        for client in self.living():
-            self.check_log(self.world.run(self.whole_log(client)))
-        self.let_processes_leave()
-        if self.world.run(self.left_behind()):
-            self.world.start()  # those who were killed last were not missed by anybody yet
-            self.pause(90)
-            self.let_processes_leave()
-        assert self.world.run(self.left_behind()) == []
+        for client in self.model.live_clients():
+            events = self.cluster.run(self.cluster.store.read(client.session.key, None, limit=EVENT_LIMIT))
+            self.check_event_log(events)
+        self.terminate_processes()
+        if self.cluster.run(self.remaining_process_keys()):
+            self.cluster.start()  # no process has noticed yet that those killed last are dead
+            self.pause(DEATH_DETECTION_SECONDS)
+            self.terminate_processes()
+        assert self.cluster.run(self.remaining_process_keys()) == []
 
-    def let_processes_leave(self):
-        for process in list(self.world.processes):
-            process.leave(0)
-        self.pause(20)
-        assert not self.world.processes
+    def complete_exchanges(self, process):
+        """Send to this process the requests that the clients still need to receive everything."""
+        for call in self.model.running_calls():
+            if not call.is_answer_due and not call.cancel_was_accepted:
+                self.model.client_of(call).abort(call, process)  # the client cannot resume its stream
+            elif not call.cancel_was_accepted and not call.finish_was_commanded:
+                call.command("finish")
+        for elicitation in self.model.open_elicitations():
+            self.model.client_of(elicitation.call).reply(elicitation, process)
+        for call in self.model.calls:
+            if call.is_answer_due and not call.is_background and not call.stream.is_open:
+                self.model.client_of(call).resume(call, process)
+        for client in self.model.live_clients():
+            client.poll(process, 1)
+            stream = client.standalone_stream
+            if stream.last_event_id is not None and not stream.is_open:
+                # Two connections have resumed the stream at the same time. The one that is left is not the one that
+                # the client reads.
+                client.close_standalone()
+            if not client.standalone_connections:
+                client.open_standalone(process, from_start=False)
 
-    async def left_behind(self):
-        """Return the mailboxes of processes that have ended."""
-        keys = self.world.process_keys - {REGISTER, BROADCAST_LOG}
-        return [key for key in sorted(keys) if await self.world.store.read(key, None)]
+    def terminate_processes(self):
+        for process in self.cluster.processes:
+            process.terminate(grace=0)
+        self.pause(SHUTDOWN_SECONDS)
+        assert self.cluster.processes == []
 
-    def what_is_missing(self):
-        """Return what clients must have and have not."""
-        missing = [f"the answer to {call}" for call in self.model.calls if call.is_owed or call.runs]
-        for client in self.living():
-            if len(client.listening) != 1:
-                missing.append(f"one reader of the stream of client {client.number}: {client.listening}")
-            missing += [
-                f"what {call} said aside"
-                for call in client.calls
-                for chain in (client.heard, client.received)
-                if "cut off" not in call.excuses and chain.seen[ASIDE, call.number] < call.kept[ASIDE]
-            ]
-        return missing
+    async def remaining_process_keys(self):
+        """Return the keys of the mailboxes that still have events."""
+        keys = self.cluster.process_keys - {REGISTER, BROADCAST_LOG}
+        return [key for key in sorted(keys) if await self.cluster.store.read(key, None)]
 
-    async def whole_log(self, client):
-        return await self.world.store.read(client.key, None, limit=100_000)
-
-    def check_log(self, events):
-        """Each stream has one answer, and nothing after it."""
-        answers = defaultdict(int)
-        ended = set()
+    def check_event_log(self, events: Sequence[Event]):
+        """Check that each stream has at most one answer, and no event after its final one."""
+        answer_counts = defaultdict(int)
+        final_streams = set()
         for event in events:
-            assert event.stream not in ended, f"{event} after the end of its stream"
+            assert event.stream not in final_streams, f"{event} after the final event of its stream"
             if event.final:
-                ended.add(event.stream)
-            answers[event.stream] += event.message is not None and "method" not in event.message
-        assert all(count <= 1 for count in answers.values()), f"answered twice: {answers}"
+                final_streams.add(event.stream)
+            answer_counts[event.stream] += event.message is not None and "method" not in event.message
+        assert all(count <= 1 for count in answer_counts.values()), f"answered more than once: {answer_counts}"
 
 
-TestKernelsAgainstModel = KernelsAgainstModel.TestCase
-TestKernelsAgainstModel.settings = settings(
-    max_examples=EXAMPLES or 300,
-    derandomize=not EXAMPLES,
+TestKernelMachine = KernelMachine.TestCase
+TestKernelMachine.settings = settings(
+    max_examples=MODEL_EXAMPLES or 300,
+    derandomize=not MODEL_EXAMPLES,
     stateful_step_count=50,
     deadline=None,
     database=None,

@@ -1,4 +1,4 @@
-"""What one process tells the others."""
+"""Routing between two processes that share a store."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mcp_tornado.streams.tasks import BackgroundTasks
 
 pytestmark = pytest.mark.anyio
 
-KEY = "a session"
+SESSION_KEY = "a session"
 
 
 class NoManager:
@@ -26,22 +26,23 @@ class NoManager:
         pass
 
 
-class Away(MemoryStore):
-    """A store that is away for so many appends."""
+class UnreliableStore(MemoryStore):
+    """A store that is unavailable for some calls of `append`."""
 
     def __init__(self) -> None:
         super().__init__(system_clock)
-        self.failures = 0
+        self.failure_count = 0
+        """How many of the next appends fail."""
 
     async def append(self, key, stream, message, *, final=False):
-        if self.failures:
-            self.failures -= 1
+        if self.failure_count:
+            self.failure_count -= 1
             raise SessionError(ErrorCode.STORE_UNAVAILABLE)
         return await super().append(key, stream, message, final=final)
 
 
-class Tasks(BackgroundTasks):
-    """Background tasks that a test can wait for."""
+class AwaitableTasks(BackgroundTasks):
+    """Background tasks that a test can await."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,56 +55,57 @@ class Tasks(BackgroundTasks):
 
 
 class Process:
-    """What other processes' mail did here."""
+    """A process that collects what the messages of other processes have ended or dropped in it."""
 
     def __init__(self, store: MemoryStore) -> None:
         self.membership = Membership(store, NoManager(), DEFAULT_TIMES, pytest.fail)
         self.mailbox = Mailbox(store, self.membership)
-        self.tasks = Tasks()
-        self.ended: asyncio.Queue[str] = asyncio.Queue()
-        self.disconnected: asyncio.Queue[str] = asyncio.Queue()
-        self.runs: set[str] = set()
+        self.tasks = AwaitableTasks()
+        self.ended_sessions: asyncio.Queue[str] = asyncio.Queue()
+        self.dropped_connections: asyncio.Queue[str] = asyncio.Queue()
+        self.running_requests: set[str] = set()
+        """The digests of the request ids."""
         self.routing = Routing(
             self.mailbox,
             OutgoingRequests(self.membership.name),
             self.tasks,
-            cancel=lambda key, digest: key == KEY and digest in self.runs,
-            end_session=self.ended.put_nowait,
-            drop_connection=self.disconnected.put_nowait,
+            cancel=lambda key, digest: key == SESSION_KEY and digest in self.running_requests,
+            end_session=self.ended_sessions.put_nowait,
+            drop_connection=self.dropped_connections.put_nowait,
         )
 
 
 @asynccontextmanager
-async def two() -> AsyncGenerator[tuple[Away, Process, Process]]:
-    async with Away() as store, AsyncExitStack() as stack, asyncio.timeout(30):
-        ours, other = Process(store), Process(store)
-        for process in (ours, other):
+async def two_processes() -> AsyncGenerator[tuple[UnreliableStore, Process, Process]]:
+    async with UnreliableStore() as store, AsyncExitStack() as stack, asyncio.timeout(30):
+        first, second = Process(store), Process(store)
+        for process in (first, second):
             await process.membership.join()
             await process.mailbox.start()
             stack.push_async_callback(process.mailbox.stop)
-        yield store, ours, other
+        yield store, first, second
 
 
-@pytest.mark.parametrize("failures", [0, 2])
-async def test_the_end_of_a_session_is_told_even_if_the_store_is_away_at_first(failures):
-    async with two() as (store, ours, other):
-        store.failures = failures
-        await ours.routing.session_ended(KEY)
-        assert await other.ended.get() == KEY
-        await asyncio.gather(*ours.tasks.detached)
+@pytest.mark.parametrize("failure_count", [0, 2])
+async def test_end_of_a_session_reaches_other_processes_once_the_store_is_available(failure_count):
+    async with two_processes() as (store, first, second):
+        store.failure_count = failure_count
+        await first.routing.session_ended(SESSION_KEY)
+        assert await second.ended_sessions.get() == SESSION_KEY
+        await asyncio.gather(*first.tasks.detached)
         assert len(await store.read(BROADCAST_LOG, None)) == 1
 
 
-async def test_a_new_handshake_is_told():
-    async with two() as (_, ours, other):
-        await ours.routing.session_renegotiated(KEY)
-        assert await other.disconnected.get() == KEY
+async def test_renegotiation_reaches_other_processes():
+    async with two_processes() as (_, first, second):
+        await first.routing.session_renegotiated(SESSION_KEY)
+        assert await second.dropped_connections.get() == SESSION_KEY
 
 
 @pytest.mark.parametrize("request_id", [7, "seven", "x" * 2_000_000])
-async def test_an_id_takes_no_more_room_than_another_where_all_read(request_id):
-    """What is long would push out what others have not read yet."""
-    async with two() as (store, ours, _):
-        await ours.routing.cancel(KEY, request_id)
+async def test_cancellation_of_a_request_with_a_long_id_is_short(request_id):
+    """A long message would evict messages from the broadcast log that other processes have not read yet."""
+    async with two_processes() as (store, first, _):
+        await first.routing.cancel(SESSION_KEY, request_id)
         (event,) = await store.read(BROADCAST_LOG, None)
         assert len(str(event.message)) < 1000

@@ -1,9 +1,9 @@
-"""The bus of the stateless era's subscriptions, between processes that share a store."""
+"""The event relay between processes that share a store, and the listeners on their subscription buses."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -30,41 +30,70 @@ from mcp_tornado.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 
+TIMEOUT_SECONDS = 30
 EVERY_KIND = [ToolsListChanged(), PromptsListChanged(), ResourcesListChanged(), ResourceUpdated("memo://ä")]
-LAST = ResourceUpdated("memo://last")
+LAST_EVENT = ResourceUpdated("memo://last")
 
 
 class Store(MemoryStore):
-    """A store that can be away: for so many attempts to append."""
+    """A store that can be unavailable for some calls of `append`."""
 
-    away_for = 0.0
+    failure_count = 0.0
+    """How many of the next appends fail."""
 
-    async def append(self, *arguments: Any, **more: Any) -> str:
-        if self.away_for > 0:
-            self.away_for -= 1
-            raise StoreUnavailable("it is away")
-        return await super().append(*arguments, **more)
+    async def append(self, *arguments: Any, **options: Any) -> str:
+        if self.failure_count > 0:
+            self.failure_count -= 1
+            raise StoreUnavailable("the test has made the store unavailable")
+        return await super().append(*arguments, **options)
 
 
-class Heard:
+class Listener:
     """A listener on a bus."""
 
     def __init__(self, bus: InMemorySubscriptionBus) -> None:
         self.events: list[ServerEvent] = []
-        self._changed = asyncio.Event()
-        bus.subscribe(self._take)
+        self._received = asyncio.Event()
+        bus.subscribe(self._receive)
 
-    def _take(self, event: ServerEvent) -> None:
+    def _receive(self, event: ServerEvent) -> None:
         self.events.append(event)
-        self._changed.set()
+        self._received.set()
 
-    async def until(self, event: ServerEvent, times: int = 1) -> list[ServerEvent]:
-        """Return all that was heard, once that event was, so many times."""
-        async with asyncio.timeout(30):
-            while self.events.count(event) < times:
-                self._changed.clear()
-                await self._changed.wait()
+    async def wait_for(self, event: ServerEvent, count: int = 1) -> list[ServerEvent]:
+        """Wait until an event was received this often, and return all received events."""
+        try:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                while self.events.count(event) < count:
+                    self._received.clear()
+                    await self._received.wait()
+        except TimeoutError:
+            pytest.fail(f"{event} was received {self.events.count(event)} times instead of {count} times")
         return self.events
+
+
+class DroppedEvents:
+    """A log processor that counts the events that the relay reports as dropped."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._reported = asyncio.Event()
+
+    def __call__(self, _: Any, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        if line["event"] == "subscriptions.not_told":
+            self.count += line["events"]
+            self._reported.set()
+        return line
+
+    async def wait_for(self, count: int) -> None:
+        """Wait until at least this number of events was dropped."""
+        try:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                while self.count < count:
+                    self._reported.clear()
+                    await self._reported.wait()
+        except TimeoutError:
+            pytest.fail(f"the log reports {self.count} of {count} dropped events")
 
 
 @pytest.fixture
@@ -78,138 +107,139 @@ def server_on(bus: InMemorySubscriptionBus) -> Server[Any]:
 
 
 @asynccontextmanager
-async def process(store: Store, bus: InMemorySubscriptionBus) -> AsyncGenerator[Mailbox]:
-    """Run what a process runs of the kernel, as far as it matters here."""
+async def running_process(store: Store, bus: InMemorySubscriptionBus) -> AsyncGenerator[Mailbox]:
+    """Run the parts of a process that relay events."""
     metrics = Metrics("test")
     log = GuardedEventLog(store, StoreGuard(metrics))
     manager = SessionManager(store, SessionRules(), clock=system_clock, metrics=metrics)
-    membership = Membership(log, manager, DEFAULT_TIMES, lambda: None)
+    membership = Membership(log, manager, DEFAULT_TIMES, lambda _: None)
     mailbox = Mailbox(log, membership)
     await membership.join()
     await mailbox.start()
     try:
-        published = EventRelay(server_on(bus), mailbox, None)
-        with published.collecting():
-            async with published.relaying():
+        relay = EventRelay(server_on(bus), mailbox, None)
+        with relay.collecting():
+            async with relay.relaying():
                 yield mailbox
     finally:
         await mailbox.stop()
         await membership.leave()
 
 
-async def test_what_one_process_publishes_is_heard_once_in_each_of_them_in_order(store: Store) -> None:
+async def test_published_events_are_received_once_and_in_order_in_every_process(store: Store) -> None:
     buses = [InMemorySubscriptionBus() for _ in range(3)]
-    async with process(store, buses[0]), process(store, buses[1]), process(store, buses[2]):
-        heard = [Heard(bus) for bus in buses]
+    async with running_process(store, buses[0]), running_process(store, buses[1]), running_process(store, buses[2]):
+        listeners = [Listener(bus) for bus in buses]
         published = [*EVERY_KIND, *(ResourceUpdated(f"memo://{number}") for number in range(250))]
         for event in published:
             await buses[0].publish(event)
-        await heard[1].until(published[-1])
-        await heard[2].until(published[-1])
-        # Were anything told again, it would come before this.
-        await buses[1].publish(LAST)
-        for each in heard:
-            assert await each.until(LAST) == [*published, LAST]
+        await listeners[1].wait_for(published[-1])
+        await listeners[2].wait_for(published[-1])
+        # A repeated event would arrive before this one.
+        await buses[1].publish(LAST_EVENT)
+        for listener in listeners:
+            assert await listener.wait_for(LAST_EVENT) == [*published, LAST_EVENT]
 
 
-async def test_nothing_goes_round_and_round_where_two_processes_are_on_one_bus(store: Store) -> None:
-    """As in a program that serves the same server twice."""
-    common, other = InMemorySubscriptionBus(), InMemorySubscriptionBus()
-    async with process(store, common), process(store, common), process(store, other):
-        heard, heard_other = Heard(common), Heard(other)
-        await other.publish(ToolsListChanged())
-        await heard.until(ToolsListChanged(), times=2)
-        # Were it told again, that would come before this, which both of the two tell.
-        await common.publish(LAST)
-        assert await heard_other.until(LAST, times=2) == [ToolsListChanged(), LAST, LAST]
+async def test_event_from_another_process_is_not_relayed_again_if_two_processes_share_a_bus(store: Store) -> None:
+    """A program that serves the same server twice has such a bus."""
+    shared_bus, other_bus = InMemorySubscriptionBus(), InMemorySubscriptionBus()
+    async with (
+        running_process(store, shared_bus),
+        running_process(store, shared_bus),
+        running_process(store, other_bus),
+    ):
+        shared_listener, other_listener = Listener(shared_bus), Listener(other_bus)
+        await other_bus.publish(ToolsListChanged())
+        await shared_listener.wait_for(ToolsListChanged(), count=2)
+        # A relayed event would arrive before this one, which both processes on the shared bus relay.
+        await shared_bus.publish(LAST_EVENT)
+        assert await other_listener.wait_for(LAST_EVENT, count=2) == [ToolsListChanged(), LAST_EVENT, LAST_EVENT]
 
 
-async def test_what_was_published_before_the_end_is_told(store: Store) -> None:
-    here, there = InMemorySubscriptionBus(), InMemorySubscriptionBus()
-    async with process(store, there):
-        heard = Heard(there)
-        async with process(store, here):
-            await here.publish(LAST)
-        assert await heard.until(LAST) == [LAST]
+async def test_event_published_just_before_the_relay_ends_is_relayed(store: Store) -> None:
+    bus, other_bus = InMemorySubscriptionBus(), InMemorySubscriptionBus()
+    async with running_process(store, other_bus):
+        listener = Listener(other_bus)
+        async with running_process(store, bus):
+            await bus.publish(LAST_EVENT)
+        assert await listener.wait_for(LAST_EVENT) == [LAST_EVENT]
 
 
-async def test_afterwards_nothing_is_told(store: Store) -> None:
-    here, there = InMemorySubscriptionBus(), InMemorySubscriptionBus()
-    async with process(store, there):
-        heard = Heard(there)
-        async with process(store, here):
+async def test_event_published_after_the_relay_has_ended_is_not_relayed(store: Store) -> None:
+    bus, other_bus = InMemorySubscriptionBus(), InMemorySubscriptionBus()
+    async with running_process(store, other_bus):
+        listener = Listener(other_bus)
+        async with running_process(store, bus):
             pass
-        await here.publish(ToolsListChanged())
-        async with process(store, here):
-            await here.publish(LAST)
-        assert await heard.until(LAST) == [LAST]
+        await bus.publish(ToolsListChanged())
+        async with running_process(store, bus):
+            await bus.publish(LAST_EVENT)
+        assert await listener.wait_for(LAST_EVENT) == [LAST_EVENT]
 
 
-async def test_events_of_a_kind_that_is_not_known_are_passed_over(store: Store) -> None:
-    here, there = InMemorySubscriptionBus(), InMemorySubscriptionBus()
-    async with process(store, here) as mailbox, process(store, there):
-        heard = Heard(there)
-        newer = {"method": "notifications/newer", "params": {"of": "a newer version"}}
-        await mailbox.broadcast(PUBLISHED, {"events": [newer, {"method": "notifications/tools/list_changed"}]})
-        assert await heard.until(ToolsListChanged()) == [ToolsListChanged()]
+async def test_event_of_an_unknown_kind_is_ignored(store: Store) -> None:
+    bus, other_bus = InMemorySubscriptionBus(), InMemorySubscriptionBus()
+    async with running_process(store, bus) as mailbox, running_process(store, other_bus):
+        listener = Listener(other_bus)
+        unknown = {"method": "notifications/newer", "params": {"of": "a newer version"}}
+        await mailbox.broadcast(PUBLISHED, {"events": [unknown, {"method": "notifications/tools/list_changed"}]})
+        assert await listener.wait_for(ToolsListChanged()) == [ToolsListChanged()]
 
 
-async def test_while_the_store_is_away_for_a_moment_nothing_is_lost(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_short_outage_of_the_store_loses_no_event(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subscriptions, "_RETRY_DELAYS_SECONDS", (0.0, 0.0))
-    here, there = InMemorySubscriptionBus(), InMemorySubscriptionBus()
-    async with process(store, here), process(store, there):
-        heard = Heard(there)
-        store.away_for = 1
+    bus, other_bus = InMemorySubscriptionBus(), InMemorySubscriptionBus()
+    async with running_process(store, bus), running_process(store, other_bus):
+        listener = Listener(other_bus)
+        store.failure_count = 1
         for event in EVERY_KIND:
-            await here.publish(event)
-        assert await heard.until(EVERY_KIND[-1]) == EVERY_KIND
+            await bus.publish(event)
+        assert await listener.wait_for(EVERY_KIND[-1]) == EVERY_KIND
 
 
-async def test_while_the_store_is_away_who_listens_here_still_hears_and_a_warning_says_what_was_dropped(
+async def test_long_outage_of_the_store_drops_events_for_other_processes_only_and_logs_their_number(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subscriptions, "_RETRY_DELAYS_SECONDS", (0.0, 0.0))
-    here, there = InMemorySubscriptionBus(), InMemorySubscriptionBus()
-    async with process(store, here), process(store, there):
-        heard_here, heard_there = Heard(here), Heard(there)
-        store.away_for = float("inf")
-        with capture_logs() as lines:
+    bus, other_bus = InMemorySubscriptionBus(), InMemorySubscriptionBus()
+    async with running_process(store, bus), running_process(store, other_bus):
+        listener, other_listener = Listener(bus), Listener(other_bus)
+        store.failure_count = float("inf")
+        dropped = DroppedEvents()
+        with capture_logs(processors=[dropped]):
             for event in EVERY_KIND:
-                await here.publish(event)
-            assert heard_here.events == EVERY_KIND
-            async with asyncio.timeout(30):
-                while sum(line["events"] for line in lines if line["event"] == "subscriptions.not_told") < 4:
-                    await asyncio.sleep(0)
-        store.away_for = 0
-        await here.publish(LAST)
-        assert await heard_there.until(LAST) == [LAST]
+                await bus.publish(event)
+            assert listener.events == EVERY_KIND
+            await dropped.wait_for(4)
+        store.failure_count = 0
+        await bus.publish(LAST_EVENT)
+        assert await other_listener.wait_for(LAST_EVENT) == [LAST_EVENT]
 
 
-class OwnBus(InMemorySubscriptionBus):
-    """A bus that its author shares between processes, or does not."""
+class UserBus(InMemorySubscriptionBus):
+    """A bus class of the user. Whether it reaches other processes is the user's decision."""
 
 
-async def test_a_bus_of_the_users_is_left_alone(store: Store) -> None:
-    own, other = OwnBus(), InMemorySubscriptionBus()
-    async with process(store, own), process(store, other):
-        heard_own, heard_other = Heard(own), Heard(other)
-        await own.publish(ToolsListChanged())
-        await other.publish(PromptsListChanged())
-        # Were they bridged, each would have it by the time that a mail is through both ways.
-        third = InMemorySubscriptionBus()
-        async with process(store, third):
-            heard_third = Heard(third)
-            await other.publish(LAST)
-            await heard_third.until(LAST)
-        assert heard_own.events == [ToolsListChanged()]
-        assert heard_other.events == [PromptsListChanged(), LAST]
+async def test_bus_of_a_user_class_is_not_relayed(store: Store) -> None:
+    user_bus, sdk_bus = UserBus(), InMemorySubscriptionBus()
+    async with running_process(store, user_bus), running_process(store, sdk_bus):
+        user_listener, sdk_listener = Listener(user_bus), Listener(sdk_bus)
+        await user_bus.publish(ToolsListChanged())
+        await sdk_bus.publish(PromptsListChanged())
+        # A relayed event would have arrived by the time that a later event has reached a third process.
+        third_bus = InMemorySubscriptionBus()
+        async with running_process(store, third_bus):
+            third_listener = Listener(third_bus)
+            await sdk_bus.publish(LAST_EVENT)
+            await third_listener.wait_for(LAST_EVENT)
+        assert user_listener.events == [ToolsListChanged()]
+        assert sdk_listener.events == [PromptsListChanged(), LAST_EVENT]
 
 
-async def test_a_server_without_subscriptions_is_served(store: Store) -> None:
-    async with process(store, InMemorySubscriptionBus()) as mailbox:
-        published = EventRelay(Server("plain"), mailbox, None)
-        with published.collecting():
-            async with published.relaying():
+async def test_server_without_subscriptions_can_be_relayed(store: Store) -> None:
+    async with running_process(store, InMemorySubscriptionBus()) as mailbox:
+        relay = EventRelay(Server("plain"), mailbox, None)
+        with relay.collecting():
+            async with relay.relaying():
                 pass
