@@ -1,4 +1,4 @@
-"""What is said when the tests of all distributions have run: how much of the contract, and what did not run."""
+"""The summary after the tests of all distributions: contract tests by store, and tests without their server."""
 
 from __future__ import annotations
 
@@ -12,53 +12,54 @@ import pytest
 from mcp_tornado.testing import StoreContract
 
 _DID_NOT_RUN: Final = "did not run: "
-"""How the reason begins for which tests are skipped that need a server which is not there."""
-_DEPLOYMENTS: Final = ("TEST_MONGODB_URL", "TEST_REDIS_URL")
+"""The beginning of the reason with which a test is skipped if it needs a server that is not installed."""
+_DEPLOYMENT_VARIABLES: Final = ("TEST_MONGODB_URL", "TEST_REDIS_URL")
 
-_CONTRACT: Final = "contract"
-"""The property of a test which says whose contract it belongs to; it comes along where tests run in other processes."""
-_ran: Final[Counter[str]] = Counter()
-_missing: Final[Counter[str]] = Counter()
+_STORE_PROPERTY: Final = "contract"
+"""The name of the user property of a contract test; its value is the store. pytest-xdist transmits user properties."""
+_contract_tests: Final[Counter[str]] = Counter()
+_skipped_tests: Final[Counter[str]] = Counter()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Note which tests belong to the contract of which store: `TestRedisEvents` to that of Redis."""
+    """Record the store of each contract test: `TestRedisEvents` belongs to `Redis`."""
     for item in items:
-        kind = getattr(item, "cls", None)
-        if kind is not None and issubclass(kind, StoreContract):
-            item.user_properties.append((_CONTRACT, re.sub("^Test|(Sessions|Events)$", "", kind.__name__)))
+        test_class = getattr(item, "cls", None)
+        if test_class is not None and issubclass(test_class, StoreContract):
+            store = re.sub("^Test|(Sessions|Events)$", "", test_class.__name__)
+            item.user_properties.append((_STORE_PROPERTY, store))
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
-    """Note the modules that are left out as a whole."""
-    _note_skip(report)
+    """Count the modules that are skipped as a whole."""
+    _count_skip(report)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Count."""
-    _note_skip(report)
+    """Count the contract tests that ran, and the tests that were skipped without their server."""
+    _count_skip(report)
     if report.when == "call" and not report.skipped:
-        _ran.update(str(store) for name, store in report.user_properties if name == _CONTRACT)
+        _contract_tests.update(str(store) for name, store in report.user_properties if name == _STORE_PROPERTY)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Say it, as the last thing."""
+    """Write the summary as the last lines of the output."""
     terminal = config.pluginmanager.get_plugin("terminalreporter")
     if terminal is None:
         return
-    if _ran:
-        counts = ", ".join(f"{store} {count}" for store, count in sorted(_ran.items()))
+    if _contract_tests:
+        counts = ", ".join(f"{store} {count}" for store, count in sorted(_contract_tests.items()))
         terminal.write_line(f"contract tests run: {counts}")
-        unset = [name for name in _DEPLOYMENTS if name not in os.environ]
+        unset = [name for name in _DEPLOYMENT_VARIABLES if name not in os.environ]
         if unset:
-            terminal.write_line(f"no deployment of yours was tested: {', '.join(unset)} not set")
-    if _missing:
-        reasons = "; ".join(f"{reason} ({count} tests)" for reason, count in sorted(_missing.items()))
+            terminal.write_line(f"no external deployment was tested: {', '.join(unset)} not set")
+    if _skipped_tests:
+        reasons = "; ".join(f"{reason} ({count} tests)" for reason, count in sorted(_skipped_tests.items()))
         terminal.write_line(f"{_DID_NOT_RUN}{reasons}")
 
 
-def _note_skip(report: pytest.CollectReport | pytest.TestReport) -> None:
+def _count_skip(report: pytest.CollectReport | pytest.TestReport) -> None:
     if report.skipped and isinstance(report.longrepr, tuple):
         _, found, reason = report.longrepr[2].partition(_DID_NOT_RUN)
         if found:
-            _missing[reason] += 1
+            _skipped_tests[reason] += 1

@@ -1,1 +1,1 @@
-"""The benchmarks behind `make bench`: each module measures one thing and holds it against its goal."""
+"""The benchmarks of `make bench`: each one measures one subject and compares it with its goal."""

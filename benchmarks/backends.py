@@ -1,4 +1,4 @@
-"""The stores that are compared, with their servers, and a count of the round trips to those."""
+"""The stores that are compared, their servers, and a proxy that counts the round trips to a server."""
 
 from __future__ import annotations
 
@@ -12,67 +12,67 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.servers import HOST, free_port, started
+from benchmarks.servers import HOST, find_free_port, run_process
 
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """A store as it is named to the server."""
+    """A store, as it is configured in mcp-tornado."""
 
     name: str
     url: str
-    """Where it has a server, `{port}` stands for the port."""
+    """The URL of the store; `{port}` stands for the port of its server, if it has one."""
     port: int | None = None
-    """The port of its server; `None` where it has none."""
+    """The port of its server; `None` if it has none."""
 
-    def at(self, port: int | None) -> str:
-        """Return the URL, with its server or what stands before it at a port."""
+    def url_at(self, port: int | None) -> str:
+        """Return the URL with the port of the server, or of a proxy before the server."""
         return self.url.format(port=port)
 
 
 @contextmanager
-def backends() -> Generator[list[Backend]]:
-    """Start what the durable stores need, and give all stores that can be had here; the first is in memory."""
-    with TemporaryDirectory() as folder, _redis(Path(folder)) as redis, _mongodb(Path(folder)) as mongodb:
+def start_backends() -> Generator[list[Backend]]:
+    """Start the servers that are installed, and give the memory store, SQLite, and the stores on those servers."""
+    with TemporaryDirectory() as folder, _start_redis(Path(folder)) as redis, _start_mongodb(Path(folder)) as mongodb:
         sqlite = Backend("sqlite", f"sqlite:///{folder}/sessions.db")
         yield [Backend("memory", "memory://"), sqlite, *redis, *mongodb]
 
 
 @contextmanager
-def _redis(folder: Path) -> Generator[list[Backend]]:
+def _start_redis(folder: Path) -> Generator[list[Backend]]:
     server = shutil.which("redis-server")
     if server is None:
         yield []
         return
-    port = free_port()
+    port = find_free_port()
     options = ("--dir", folder, "--save", "", "--appendonly", "yes", "--loglevel", "warning")
-    with started([server, "--port", str(port), *options], port, "redis-server", cwd=folder):
+    with run_process([server, "--port", str(port), *options], port, "redis-server", cwd=folder):
         yield [Backend("redis", f"redis://{HOST}:{{port}}/0", port)]
 
 
 @contextmanager
-def _mongodb(folder: Path) -> Generator[list[Backend]]:
+def _start_mongodb(folder: Path) -> Generator[list[Backend]]:
     server = shutil.which("nx-27017", path=Path(sys.executable).parent)
     if server is None:
         yield []
         return
-    port = free_port()
+    port = find_free_port()
     options = ("--data-dir", folder / "nx", "--log-file", folder / "nx.log", "--pid-file", folder / "nx.pid")
-    with started([server, "-p", str(port), *options], port, "nx-27017", cwd=folder, stderr=subprocess.DEVNULL):
-        # The name says that it is no mongod: only the round trips are what they would be there.
+    with run_process([server, "-p", str(port), *options], port, "nx-27017", cwd=folder, stderr=subprocess.DEVNULL):
+        # The name shows that it is not mongod: only the number of round trips would be the same there.
         yield [Backend("mongodb (on nx-27017)", f"mongodb://{HOST}:{{port}}/bench", port)]
 
 
 class RoundTrips:
-    """How often something was sent to a server that had answered before."""
+    """A count of round trips: data that was sent to a server after its last answer."""
 
     def __init__(self) -> None:
         self.count = 0
 
 
 @asynccontextmanager
-async def counted(port: int) -> AsyncGenerator[tuple[int, RoundTrips]]:
-    """Stand before a server: give the port to connect to instead, and the count of what goes through."""
+async def count_round_trips(port: int) -> AsyncGenerator[tuple[int, RoundTrips]]:
+    """Run a proxy before the server at this port; give the port of the proxy, and the count."""
     trips = RoundTrips()
     tasks: set[asyncio.Task[None]] = set()
 
@@ -81,25 +81,25 @@ async def counted(port: int) -> AsyncGenerator[tuple[int, RoundTrips]]:
         assert task is not None
         tasks.add(task)
         server_reader, server_writer = await asyncio.open_connection(HOST, port)
-        answered = True
+        is_answered = True
 
-        async def there() -> None:
-            nonlocal answered
+        async def forward_requests() -> None:
+            nonlocal is_answered
             while data := await reader.read(65_536):
-                trips.count += answered
-                answered = False
+                trips.count += is_answered
+                is_answered = False
                 server_writer.write(data)
 
-        async def back() -> None:
-            nonlocal answered
+        async def forward_answers() -> None:
+            nonlocal is_answered
             while data := await server_reader.read(65_536):
-                answered = True
+                is_answered = True
                 writer.write(data)
 
-        pumps = [asyncio.ensure_future(there()), asyncio.ensure_future(back())]
-        await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-        for pump in pumps:
-            pump.cancel()
+        directions = [asyncio.create_task(forward_requests()), asyncio.create_task(forward_answers())]
+        await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
+        for direction in directions:
+            direction.cancel()
         server_writer.close()
         writer.close()
         tasks.discard(task)
@@ -107,5 +107,5 @@ async def counted(port: int) -> AsyncGenerator[tuple[int, RoundTrips]]:
     proxy = await asyncio.start_server(serve, HOST, 0)
     yield proxy.sockets[0].getsockname()[1], trips
     proxy.close()
-    # Whoever was connected has hung up by now.
+    # All clients have closed their connections by now.
     await asyncio.gather(*tasks)

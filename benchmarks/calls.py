@@ -1,4 +1,4 @@
-"""How many tool calls a second are answered, beside the same server object on the SDK's own transport."""
+"""Tool calls per second, compared with the same server object on the transport of the SDK."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from statistics import median
 
-from benchmarks.isolated import fresh_process
+from benchmarks.isolated import start_fresh_process
 from benchmarks.load import Load, drive
 from benchmarks.report import Line, at_least
 from benchmarks.scale import Scale
-from benchmarks.servers import OURS_DEFAULT, OURS_JSON, SDK, Contender, running
+from benchmarks.servers import OURS_DEFAULT, OURS_JSON, SDK, Contender, run_server
 
 GOAL_RATIO = 1.5
 CONTENDERS = (OURS_JSON, OURS_DEFAULT, SDK)
 
 
 def run(scale: Scale) -> Iterator[Line]:
-    """Load the contenders in turns, each in a process of its own, and compare them by their medians."""
-    server_core, load_core = _cores()
+    """Load the contenders in turn, each in a process of its own, and compare their medians."""
+    server_core, load_core = _choose_cores()
     pinned = f"{server_core} and {load_core}" if server_core is not None else "not pinned"
     yield Line("cores that the servers and the load generator are kept on", pinned)
-    yield Line(f"uvicorn {version('uvicorn')} works with", _uvicorn_parts())
+    yield Line(f"uvicorn {version('uvicorn')} works with", _describe_uvicorn())
     yield Line("sessions, each on a connection of its own", f"{scale.connections}")
     loads = measure(scale, server_core, load_core)
     sdk = loads[SDK.name]
@@ -38,15 +38,15 @@ def run(scale: Scale) -> Iterator[Line]:
         yield at_least("  the same by CPU time per call", cpu_ratio, GOAL_RATIO, "times")
     every = [load for rounds in loads.values() for load in rounds]
     yield Line("load generator, at the most busy for", f"{max(load.own_share for load in every):.0%} of a core")
-    yield Line("servers, disturbed by others where less than about 100%", _shares(every))
+    yield Line("servers, disturbed by others where less than about 100%", _format_shares(every))
 
 
 def measure(scale: Scale, server_core: int | None, load_core: int | None) -> dict[str, list[Load]]:
-    """Return the rounds of each contender by its name."""
+    """Return the rounds of each contender, by its name."""
     rounds: dict[str, list[Load]] = {contender.name: [] for contender in CONTENDERS}
     with ExitStack() as stack:
-        servers = {each.name: stack.enter_context(running(each, server_core)) for each in CONTENDERS}
-        generator = stack.enter_context(fresh_process())
+        servers = {each.name: stack.enter_context(run_server(each, server_core)) for each in CONTENDERS}
+        generator = stack.enter_context(start_fresh_process())
 
         def load(name: str, seconds: float) -> Load:
             return generator.submit(drive, servers[name], scale.connections, seconds, load_core).result()
@@ -59,16 +59,16 @@ def measure(scale: Scale, server_core: int | None, load_core: int | None) -> dic
     return rounds
 
 
-def _cores() -> tuple[int, int] | tuple[None, None]:
-    """Return a core for the servers and one for the load generator, where processes can be pinned to them."""
+def _choose_cores() -> tuple[int, int] | tuple[None, None]:
+    """Return a core for the servers and one for the load generator; `None` if processes cannot be pinned to cores."""
     if not hasattr(os, "sched_setaffinity"):
         return None, None
     cores = sorted(os.sched_getaffinity(0))
     return (cores[0], cores[1]) if len(cores) > 1 else (None, None)
 
 
-def _uvicorn_parts() -> str:
-    """Name what uvicorn picks by itself from what is installed."""
+def _describe_uvicorn() -> str:
+    """Return the event loop and the HTTP parser that uvicorn chooses from the installed ones."""
     loop = "uvloop" if find_spec("uvloop") else "asyncio"
     parser = "httptools" if find_spec("httptools") else "h11"
     return f"{loop}, {parser}"
@@ -85,7 +85,7 @@ def _median_rate(rounds: list[Load]) -> float:
     return median(load.calls_per_second for load in rounds)
 
 
-def _shares(loads: list[Load]) -> str:
+def _format_shares(loads: list[Load]) -> str:
     shares = [load.server_share for load in loads]
     return f"{min(shares):.0%} to {max(shares):.0%}"
 

@@ -1,4 +1,4 @@
-"""A client that costs next to nothing: one kept connection with one session, its calls made in advance."""
+"""A client that uses little CPU time: one persistent connection with one session, and a prepared request."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from typing import Any
 from benchmarks.servers import HOST
 from benchmarks.sessions import INITIALIZE_PARAMS, PROTOCOL_VERSION
 
-TIME_LIMIT = 30.0
-"""Seconds after which a server is taken to be stuck."""
+TIMEOUT_SECONDS = 30.0
+"""Seconds after which a server counts as stuck."""
 
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _SESSION_ID = re.compile(rb"\r\nmcp-session-id: *([^\r]+)", re.IGNORECASE)
 _FIRST_NUMBER = 1_000_000
-"""Calls are numbered with seven digits, so that all of them have the same length."""
-_FULLY_CHECKED = 100
-"""The JSON of one answer in this many is parsed; the others are searched for the right result."""
+"""The number of the first call; all numbers have seven digits, so that all requests have the same length."""
+_PARSE_INTERVAL = 100
+"""The JSON of one answer in this many is parsed; the other answers are searched for the expected result."""
 
 
 class WrongAnswer(Exception):
-    """A server did not answer as it should."""
+    """A server did not give the expected answer."""
 
 
 class Client:
-    """One connection, kept alive, with one session."""
+    """One persistent connection with one session."""
 
     def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection((HOST, port), timeout=TIME_LIMIT)
+        self.socket = socket.create_connection((HOST, port), timeout=TIMEOUT_SECONDS)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._headers = {
             "Host": f"{HOST}:{port}",
@@ -42,10 +42,10 @@ class Client:
         self._number = _FIRST_NUMBER
 
     def open_session(self) -> None:
-        """Shake hands as the SDK's client does, and make the calls that `call` sends.
+        """Initialize a session as the client of the SDK does, and prepare the request that `call` sends.
 
         Raises:
-            WrongAnswer: The server did not give a session.
+            WrongAnswer: The server created no session.
         """
         head = self._exchange({"id": 0, "method": "initialize", "params": INITIALIZE_PARAMS}, 200)
         found = _SESSION_ID.search(head)
@@ -54,28 +54,28 @@ class Client:
         self._headers |= {"MCP-Protocol-Version": PROTOCOL_VERSION, "Mcp-Session-Id": found[1].decode()}
         self._exchange({"method": "notifications/initialized"}, 202)
         params = {"name": "add", "arguments": {"a": _FIRST_NUMBER, "b": 1}}
-        call = self._request({"id": _FIRST_NUMBER, "method": "tools/call", "params": params})
+        call = self._make_request({"id": _FIRST_NUMBER, "method": "tools/call", "params": params})
         self._call = call.replace(b"%", b"%%").replace(b"%d" % _FIRST_NUMBER, b"%d")
 
     def call(self) -> None:
-        """Send the next call: add one to its own number."""
+        """Send the next call, which adds one to its own number."""
         self._number += 1
         self.socket.sendall(self._call % (self._number, self._number))
 
     def receive(self) -> bool:
-        """Take what has arrived, and say whether it was all of the right answer to the last call.
+        """Read once, and return whether the answer to the last call is complete.
 
         Raises:
-            WrongAnswer: It is another one.
+            WrongAnswer: The answer is not the expected one.
         """
-        answer = self._take()
+        answer = self._receive()
         if answer is None:
             return False
         head, body = answer
         total = self._number + 1
         if not head.startswith(b"HTTP/1.1 200") or b'"result":%d}' % total not in body:
             raise WrongAnswer(f"call {self._number} was answered with {head!r} {body!r}")
-        if self._number % _FULLY_CHECKED == 0:
+        if self._number % _PARSE_INTERVAL == 0:
             message = json.loads(body)
             result = message.get("result", {})
             if message.get("id") != self._number or result.get("structuredContent") != {"result": total}:
@@ -83,22 +83,22 @@ class Client:
         return True
 
     def _exchange(self, message: dict[str, Any], status: int) -> bytes:
-        """Send a message, wait for its answer, and return the head of that."""
-        self.socket.sendall(self._request(message))
-        while (answer := self._take()) is None:
+        """Send a message, wait for its answer, and return the head of the answer."""
+        self.socket.sendall(self._make_request(message))
+        while (answer := self._receive()) is None:
             pass
         if not answer[0].startswith(b"HTTP/1.1 %d" % status):
             raise WrongAnswer(f"{message['method']} was answered with {answer}")
         return answer[0]
 
-    def _request(self, message: dict[str, Any]) -> bytes:
+    def _make_request(self, message: dict[str, Any]) -> bytes:
         body = json.dumps({"jsonrpc": "2.0", **message}, separators=(",", ":"))
         headers = {**self._headers, "Content-Length": str(len(body))}
         lines = ["POST /mcp HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
         return "\r\n".join([*lines, "", body]).encode()
 
-    def _take(self) -> tuple[bytes, bytes] | None:
-        """Read once; return head and body of the answer if it is complete."""
+    def _receive(self) -> tuple[bytes, bytes] | None:
+        """Read once; return the head and the body of the answer, or `None` if it is not complete."""
         data = self.socket.recv(65536)
         if not data:
             raise WrongAnswer("the server closed the connection")

@@ -1,4 +1,4 @@
-"""Running a measurement in a process of its own, where nothing that came before can disturb it."""
+"""Running a measurement in a process of its own, so that earlier measurements do not affect it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def fresh_process() -> ProcessPoolExecutor:
-    """Return an executor that runs everything in one newly started process."""
+def start_fresh_process() -> ProcessPoolExecutor:
+    """Return an executor that runs all functions in one new process."""
     return ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn"))
 
 
-def isolated(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a function in a fresh process and return what it returns."""
-    with fresh_process() as process:
+def run_isolated(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function in a new process, and return what it returns."""
+    with start_fresh_process() as process:
         return process.submit(function, *args, **kwargs).result()

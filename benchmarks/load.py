@@ -1,4 +1,4 @@
-"""The load generator: some sessions, each calling a tool again as soon as the last call is answered."""
+"""The load generator: several sessions, each of which calls a tool again when the last call is answered."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import psutil
 
-from benchmarks.client import TIME_LIMIT, Client, WrongAnswer
+from benchmarks.client import TIMEOUT_SECONDS, Client, WrongAnswer
 from benchmarks.servers import RunningServer
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a server did under load."""
+    """The result of one round of load."""
 
     calls: int
     seconds: float
@@ -25,30 +25,36 @@ class Load:
 
     @property
     def calls_per_second(self) -> float:
-        """How many calls were answered."""
+        """Number of answered calls per second."""
         return self.calls / self.seconds
 
     @property
     def cpu_per_call(self) -> float:
-        """Seconds of the server's CPU time that a call took."""
+        """Seconds of CPU time of the server per call."""
         return self.server_cpu_seconds / self.calls
 
     @property
     def server_share(self) -> float:
-        """How much of a core the server had: it is always asked for more than it can answer."""
+        """Share of a core that the server used; the load is always higher than what the server can answer."""
         return self.server_cpu_seconds / self.seconds
 
     @property
     def own_share(self) -> float:
-        """How busy the load generator was, of one core."""
+        """Share of a core that the load generator used."""
         return self.own_cpu_seconds / self.seconds
 
 
 def drive(server: RunningServer, connections: int, seconds: float, core: int | None) -> Load:
-    """Open sessions on a server, let each call the tool over and over for some time, and say how it went.
+    """Open sessions on a server, call the tool in each of them again and again, and return the result.
+
+    Args:
+        server: The server.
+        connections: Number of sessions, each on a connection of its own.
+        seconds: Seconds during which calls are sent.
+        core: The core to which this process is pinned; `None` does not pin it.
 
     Raises:
-        WrongAnswer: An answer was not the right one.
+        WrongAnswer: An answer was not the expected one.
     """
     if core is not None:
         os.sched_setaffinity(0, {core})
@@ -66,12 +72,12 @@ def _drive(clients: Sequence[Client], server: psutil.Process, seconds: float) ->
     with selectors.DefaultSelector() as selector:
         for client in clients:
             selector.register(client.socket, selectors.EVENT_READ, client)
-        server_cpu, own_cpu, started = _cpu_of(server), time.process_time(), time.perf_counter()
+        server_cpu, own_cpu, started = _cpu_seconds_of(server), time.process_time(), time.perf_counter()
         for client in clients:
             client.call()
         calling, calls = len(clients), 0
         while calling:
-            ready = selector.select(TIME_LIMIT)
+            ready = selector.select(TIMEOUT_SECONDS)
             if not ready:
                 raise WrongAnswer("the server does not answer at all")
             for key, _ in ready:
@@ -84,9 +90,9 @@ def _drive(clients: Sequence[Client], server: psutil.Process, seconds: float) ->
                 else:
                     calling -= 1
         elapsed = time.perf_counter() - started
-        return Load(calls, elapsed, _cpu_of(server) - server_cpu, time.process_time() - own_cpu)
+        return Load(calls, elapsed, _cpu_seconds_of(server) - server_cpu, time.process_time() - own_cpu)
 
 
-def _cpu_of(process: psutil.Process) -> float:
+def _cpu_seconds_of(process: psutil.Process) -> float:
     times = process.cpu_times()
     return times.user + times.system

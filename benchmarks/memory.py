@@ -1,4 +1,4 @@
-"""What an idle session costs in the memory store."""
+"""The memory that an idle session takes in the memory store."""
 
 from __future__ import annotations
 
@@ -9,40 +9,42 @@ from collections.abc import Callable, Iterator
 
 import psutil
 
-from benchmarks.isolated import isolated
+from benchmarks.isolated import run_isolated
 from benchmarks.report import KIB, Line, at_most
 from benchmarks.scale import Scale
-from benchmarks.sessions import IDLE_TIMEOUT, FakeClock, created, manager_on
+from benchmarks.sessions import IDLE_TIMEOUT, FakeClock, create_sessions, open_manager
 
 GOAL_KIB = 2
 
 
 def run(scale: Scale) -> Iterator[Line]:
-    """Measure twice, each time in a fresh process: what the system gave, and what Python asked for."""
+    """Measure resident memory and the allocations of Python, each in a new process."""
     count = scale.idle_sessions
     yield Line("sessions, created over one idle timeout", f"{count:,}")
-    yield at_most("resident memory (RSS) per session", isolated(resident, count) / KIB, GOAL_KIB, "KiB")
-    yield at_most("allocated by Python (tracemalloc) per session", isolated(traced, count) / KIB, GOAL_KIB, "KiB")
+    yield at_most("resident memory (RSS) per session", run_isolated(measure_resident, count) / KIB, GOAL_KIB, "KiB")
+    yield at_most(
+        "allocated by Python (tracemalloc) per session", run_isolated(measure_allocated, count) / KIB, GOAL_KIB, "KiB"
+    )
 
 
-def resident(count: int) -> float:
-    """Return the bytes by which the process grows per session."""
-    return asyncio.run(_growth(count, lambda: psutil.Process().memory_info().rss))
+def measure_resident(count: int) -> float:
+    """Return the bytes of resident memory by which the process grows per session."""
+    return asyncio.run(_measure_growth(count, lambda: psutil.Process().memory_info().rss))
 
 
-def traced(count: int) -> float:
-    """Return the bytes that Python allocates and keeps per session."""
+def measure_allocated(count: int) -> float:
+    """Return the bytes that Python allocates and does not free, per session."""
     tracemalloc.start()
-    return asyncio.run(_growth(count, lambda: tracemalloc.get_traced_memory()[0]))
+    return asyncio.run(_measure_growth(count, lambda: tracemalloc.get_traced_memory()[0]))
 
 
-async def _growth(count: int, used: Callable[[], int]) -> float:
+async def _measure_growth(count: int, used_bytes: Callable[[], int]) -> float:
     clock = FakeClock()
-    async with manager_on(clock) as manager:
+    async with open_manager(clock) as manager:
         gc.collect()
-        before = used()
-        # Spread over the idle timeout, they stand under as many seconds as real ones would.
-        async for _ in created(manager, clock, count, spread=IDLE_TIMEOUT):
+        before = used_bytes()
+        # Spread over the idle timeout, so that the expiry index of the store has as many entries as in real use.
+        async for _ in create_sessions(manager, clock, count, spread=IDLE_TIMEOUT):
             pass
         gc.collect()
-        return (used() - before) / count
+        return (used_bytes() - before) / count

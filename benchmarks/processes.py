@@ -1,4 +1,4 @@
-"""What a shared store, a proxy and a second process add to a call, in time and in round trips to the store."""
+"""Time and round trips to the store that a shared store, a proxy and a second process add to a call."""
 
 from __future__ import annotations
 
@@ -9,98 +9,100 @@ from statistics import median
 
 from anyio.from_thread import start_blocking_portal
 
-from benchmarks.asked import AskedClient
-from benchmarks.backends import Backend, RoundTrips, backends, counted
-from benchmarks.balanced import balanced
+from benchmarks.answering_client import AnsweringClient
+from benchmarks.backends import Backend, RoundTrips, count_round_trips, start_backends
+from benchmarks.balancer import run_balancer
 from benchmarks.client import Client
 from benchmarks.report import Line
 from benchmarks.scale import Scale
-from benchmarks.servers import asking_on, running
+from benchmarks.servers import make_asking_contender, run_server
 
 SILENT = "silent call"
 ASKING = "call that asks"
-"""The two kinds of call: of a tool that only answers, and of one that asks the client something. Where two processes
-take turns, the client's answer arrives at the one that does not wait for it."""
+"""The two kinds of call: of a tool that only returns a result, and of a tool that asks the client a question. If two
+processes take turns, the answer of the client arrives at the process that does not wait for it."""
 
 DIRECT = "one process"
 BEHIND_PROXY = "one behind the proxy"
 TWO_BEHIND_PROXY = "two behind the proxy"
 
-MORE_TO_COUNT = 5
-"""So many times the calls of a round are counted: heartbeats, which do not come evenly, are to weigh little."""
+COUNTED_ROUNDS = 5
+"""Number of rounds over which round trips are counted, so that the irregular heartbeats have little weight."""
 
 Call = Callable[[], None]
-"""Makes one call and waits for its end; one client calls one server, time after time."""
+"""Makes one call and waits for its end; the calls of a client go to one server."""
 
 
 def run(scale: Scale) -> Iterator[Line]:
-    """Time one call after the other, in turns on all stores; then count on each store that has a server."""
-    with backends() as found:
-        for kind, times in measure(found, scale).items():
-            yield from _compared(kind, times)
-        for backend in found:
+    """Measure the time of single calls, on all stores in turn; then count the round trips to each server."""
+    with start_backends() as backends:
+        for kind, times in measure(backends, scale).items():
+            yield from _compare(kind, times)
+        for backend in backends:
             if backend.port is not None:
-                yield from _counts(backend, backend.port, scale)
+                yield from _count(backend, backend.port, scale)
 
 
-def measure(found: list[Backend], scale: Scale) -> dict[str, dict[str, list[float]]]:
-    """Return the seconds of every call, by what was called and by who answered; the base comes first."""
+def measure(backends: list[Backend], scale: Scale) -> dict[str, dict[str, list[float]]]:
+    """Return the seconds of every call, by the kind of call and by the store and setup; the base comes first."""
     with ExitStack() as stack:
         callers: dict[str, Mapping[str, Call]] = {}
-        memory, *shared = found
-        server = stack.enter_context(running(asking_on(memory.at(None)), core=None))
-        callers[f"{memory.name}, {DIRECT}"] = stack.enter_context(_callers(server.port))
+        memory, *shared = backends
+        server = stack.enter_context(run_server(make_asking_contender(memory.url_at(None)), core=None))
+        callers[f"{memory.name}, {DIRECT}"] = stack.enter_context(_open_callers(server.port))
         for backend in shared:
-            for setup, port in stack.enter_context(_setups(backend.at(backend.port))).items():
-                callers[f"{backend.name}, {setup}"] = stack.enter_context(_callers(port))
+            for setup, port in stack.enter_context(_start_setups(backend.url_at(backend.port))).items():
+                callers[f"{backend.name}, {setup}"] = stack.enter_context(_open_callers(port))
         times: dict[str, dict[str, list[float]]] = {}
-        for kind, calls in _sizes(scale).items():
+        for kind, calls in _calls_per_round(scale).items():
             times[kind] = {name: [] for name in callers}
             for call in callers.values():
-                _times(call[kind], calls // 2)  # warm up
+                _measure_times(call[kind], calls // 2)  # warm up
             for _ in range(scale.process_rounds):
                 for name, call in callers.items():
-                    times[kind][name].extend(_times(call[kind], calls))
+                    times[kind][name].extend(_measure_times(call[kind], calls))
         return times
 
 
-def _sizes(scale: Scale) -> dict[str, int]:
-    """Return how many calls of each kind a round has."""
+def _calls_per_round(scale: Scale) -> dict[str, int]:
+    """Return the number of calls of each kind in a round."""
     return {SILENT: scale.silent_calls, ASKING: scale.asking_calls}
 
 
 @contextmanager
-def _setups(store: str) -> Generator[dict[str, int]]:
-    """Serve from a store in each way, and give the port of each.
+def _start_setups(store: str) -> Generator[dict[str, int]]:
+    """Run the servers on a store and the proxies before them, and give the port of each setup.
 
-    The second process is there in all of them; where it is not asked, it has only its heartbeat to keep up.
+    The second process runs in all setups. In those that do not use it, it only sends its heartbeats.
     """
     with ExitStack() as stack:
-        first, second = (stack.enter_context(running(asking_on(store), core=None)).port for _ in range(2))
+        first, second = (
+            stack.enter_context(run_server(make_asking_contender(store), core=None)).port for _ in range(2)
+        )
         yield {
             DIRECT: first,
-            BEHIND_PROXY: stack.enter_context(balanced([first])),
-            TWO_BEHIND_PROXY: stack.enter_context(balanced([first, second])),
+            BEHIND_PROXY: stack.enter_context(run_balancer([first])),
+            TWO_BEHIND_PROXY: stack.enter_context(run_balancer([first, second])),
         }
 
 
 @contextmanager
-def _callers(port: int) -> Generator[Mapping[str, Call]]:
+def _open_callers(port: int) -> Generator[Mapping[str, Call]]:
     """Open a session for each kind of call."""
     client = Client(port)
-    with closing(client.socket), closing(AskedClient(port)) as asked:
+    with closing(client.socket), closing(AnsweringClient(port)) as answering_client:
         client.open_session()
-        asked.open_session()
+        answering_client.open_session()
 
-        def silent() -> None:
+        def call_silently() -> None:
             client.call()
             while not client.receive():
                 pass
 
-        yield {SILENT: silent, ASKING: asked.call}
+        yield {SILENT: call_silently, ASKING: answering_client.call}
 
 
-def _times(call: Call, calls: int) -> list[float]:
+def _measure_times(call: Call, calls: int) -> list[float]:
     times: list[float] = []
     for _ in range(calls):
         started = time.perf_counter()
@@ -109,7 +111,7 @@ def _times(call: Call, calls: int) -> list[float]:
     return times
 
 
-def _compared(kind: str, times: Mapping[str, list[float]]) -> Iterator[Line]:
+def _compare(kind: str, times: Mapping[str, list[float]]) -> Iterator[Line]:
     base, *_ = (median(taken) for taken in times.values())
     for name, taken in times.items():
         added, ratio = median(taken) - base, median(taken) / base
@@ -117,13 +119,13 @@ def _compared(kind: str, times: Mapping[str, list[float]]) -> Iterator[Line]:
         yield Line(f"{kind}: {name}", f"{median(taken) * 1000:.2f} ms", note=note)
 
 
-def _counts(backend: Backend, port: int, scale: Scale) -> Iterator[Line]:
-    """Count the round trips of calls, through a proxy before the store's server."""
-    with _counted(port) as (through, trips), _setups(backend.at(through)) as ports:
+def _count(backend: Backend, port: int, scale: Scale) -> Iterator[Line]:
+    """Count the round trips of calls, with a proxy before the server of the store."""
+    with _count_in_thread(port) as (proxy_port, trips), _start_setups(backend.url_at(proxy_port)) as ports:
         for setup in (DIRECT, TWO_BEHIND_PROXY):
-            with _callers(ports[setup]) as callers:
-                for kind, calls in _sizes(scale).items():
-                    count = _trips(callers[kind], MORE_TO_COUNT * calls, trips)
+            with _open_callers(ports[setup]) as callers:
+                for kind, calls in _calls_per_round(scale).items():
+                    count = _measure_round_trips(callers[kind], COUNTED_ROUNDS * calls, trips)
                     what, figure = f"{kind}: {backend.name}, {setup}", f"{count:.2f} round trips"
                     if kind == SILENT:
                         yield Line(what, figure, "1, rounded", round(count) == 1)
@@ -132,17 +134,17 @@ def _counts(backend: Backend, port: int, scale: Scale) -> Iterator[Line]:
 
 
 @contextmanager
-def _counted(port: int) -> Generator[tuple[int, RoundTrips]]:
-    """Do as `counted` does, in a thread of its own."""
-    with start_blocking_portal() as portal, portal.wrap_async_context_manager(counted(port)) as counting:
-        yield counting
+def _count_in_thread(port: int) -> Generator[tuple[int, RoundTrips]]:
+    """Run `count_round_trips` in a thread of its own."""
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(count_round_trips(port)) as counter:
+        yield counter
 
 
-def _trips(call: Call, calls: int, trips: RoundTrips) -> float:
-    """Return the round trips of one call, without those that there are in the same time anyway.
+def _measure_round_trips(call: Call, calls: int, trips: RoundTrips) -> float:
+    """Return the round trips of one call, without those that the servers make in the same time without calls.
 
-    Those are not quite as many while the machine is busy with calls; on nx-27017, which lets nobody wait for changes
-    but says at once that there are none, that shows.
+    While the machine is busy with calls, the servers make slightly fewer of those. This is visible on nx-27017, which
+    answers at once that there are no changes, so that the stores ask it often.
     """
     before, started = trips.count, time.monotonic()
     for _ in range(calls):

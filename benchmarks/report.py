@@ -1,4 +1,4 @@
-"""What a benchmark says: one line per figure, with its goal and whether it was met."""
+"""The output of a benchmark: one line per figure, with its goal and whether it was met."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ KIB = 1024
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One measured figure; without a goal it is there to explain the others."""
+    """One measured figure; a figure without a goal explains the others."""
 
     what: str
     figure: str
     goal: str = ""
     met: bool | None = None
     note: str = ""
-    """What to compare the figure with, where there is no goal."""
+    """A comparison, printed in the place of the goal if there is none."""
 
     def __str__(self) -> str:
         verdict = {True: "met", False: "MISSED", None: ""}[self.met]
@@ -25,10 +25,10 @@ class Line:
 
 
 def at_most(what: str, value: float, limit: float, unit: str) -> Line:
-    """Return the line of a figure that should not be above its limit."""
+    """Return the line of a figure whose goal is to be at most `limit`."""
     return Line(what, f"{value:,.2f} {unit}", f"at most {limit:g} {unit}", value <= limit)
 
 
 def at_least(what: str, value: float, limit: float, unit: str) -> Line:
-    """Return the line of a figure that should not be below its limit."""
+    """Return the line of a figure whose goal is to be at least `limit`."""
     return Line(what, f"{value:,.2f} {unit}", f"at least {limit:g} {unit}", value >= limit)

@@ -1,4 +1,4 @@
-"""How much is measured: a full run, or a quick look."""
+"""The sizes of a full run and of a quick run."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ class Scale:
     """The sizes of one run of the benchmarks."""
 
     idle_sessions: int
-    """Sessions whose memory is measured."""
+    """Number of sessions whose memory is measured."""
     expired_sessions: int
-    """Sessions that one cleanup removes."""
+    """Number of sessions that one cleanup removes."""
     few_sessions: int
     many_sessions: int
-    """The two sizes of store that `validate` is timed at."""
+    """The two numbers of sessions with which `validate` is measured."""
     validate_rounds: int
     store_sessions: tuple[int, int]
-    """The two sizes that each store is measured at."""
+    """The two numbers of sessions with which each store is measured."""
     store_rounds: int
     call_rounds: int
     call_seconds: float
-    """How long a round of calls takes, for each server."""
+    """Seconds that a round of calls takes, for each server."""
     process_rounds: int
     silent_calls: int
     asking_calls: int
-    """How many calls of each kind are made in a round, by a client that makes one after the other."""
+    """Number of calls of each kind in a round; the client makes one after the other."""
     wakeup_rounds: int
     wakeup_events: int
-    """How many events are followed in a round, for each store and each who appends them."""
+    """Number of events that are followed in a round, for each store and for each of the two appending processes."""
     connections: int = 16
-    """Connections of the load generator, each with a session of its own."""
+    """Number of connections of the load generator, each with a session of its own."""
 
 
 FULL = Scale(

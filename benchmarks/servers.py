@@ -1,4 +1,4 @@
-"""The servers under load, each a process of its own on a free port."""
+"""The servers that are measured, each a process of its own on a free port."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pathlib import Path
 
 HOST = "127.0.0.1"
 _DIRECTORY = Path(__file__).parent / "served"
-"""Where servers are started: there are no settings in it that could change what is measured."""
-_START_SECONDS = 30.0
-_STOP_SECONDS = 10.0
+"""The working directory of the servers; it has no settings file that could affect the measurement."""
+_START_TIMEOUT_SECONDS = 30.0
+_STOP_TIMEOUT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +25,15 @@ class Contender:
 
     name: str
     command: Sequence[str]
-    """What comes after the interpreter; `{port}` stands for the port."""
+    """The arguments of the interpreter; `{port}` stands for the port."""
     variables: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-def _serving(file: str) -> Sequence[str]:
+def _make_serve_arguments(file: str) -> Sequence[str]:
     return ("-m", "mcp_tornado", "serve", f"{file}:server", "--port", "{port}")
 
 
-_OURS = _serving("add.py")
+_OURS = _make_serve_arguments("add.py")
 _QUIET = {"MCP_TORNADO_LOG__LEVEL": "WARNING"}
 
 OURS_JSON = Contender("mcp-tornado, JSON answers", _OURS, {**_QUIET, "MCP_TORNADO_SERVER__JSON_RESPONSES": "true"})
@@ -43,33 +43,33 @@ _UVICORN = "-m uvicorn add:sdk_app --factory --no-access-log --log-level warning
 SDK = Contender("SDK under uvicorn, JSON answers", (*_UVICORN.split(), "--host", HOST, "--port", "{port}"))
 
 
-def asking_on(store: str) -> Contender:
-    """Return the way to serve a tool that asks the client beside the one that adds, with sessions in a store."""
+def make_asking_contender(store: str) -> Contender:
+    """Return mcp-tornado with the tools of `ask.py`, with its sessions in the store at this URL."""
     variables = {**_QUIET, "MCP_TORNADO_SESSIONS__STORE": store}
-    return Contender("mcp-tornado, a tool that asks", _serving("ask.py"), variables)
+    return Contender("mcp-tornado, a tool that asks", _make_serve_arguments("ask.py"), variables)
 
 
 @dataclass(frozen=True, slots=True)
 class RunningServer:
-    """A server that accepts connections."""
+    """A running server that accepts connections."""
 
     pid: int
     port: int
 
 
 @contextmanager
-def running(contender: Contender, core: int | None) -> Generator[RunningServer]:
-    """Start a server, on one core if that is given; on leaving, end it in any case."""
-    port = free_port()
+def run_server(contender: Contender, core: int | None) -> Generator[RunningServer]:
+    """Run a server, pinned to a core if one is given; stop it on leaving."""
+    port = find_free_port()
     command = [sys.executable, *(part.format(port=port) for part in contender.command)]
-    with started(command, port, contender.name, cwd=_DIRECTORY, env=_environment(contender)) as pid:
+    with run_process(command, port, contender.name, cwd=_DIRECTORY, env=_make_environment(contender)) as pid:
         if core is not None:
             os.sched_setaffinity(pid, {core})
         yield RunningServer(pid, port)
 
 
 @contextmanager
-def started(
+def run_process(
     command: Sequence[str | Path],
     port: int,
     name: str,
@@ -78,42 +78,42 @@ def started(
     env: Mapping[str, str] | None = None,
     stderr: int | None = None,
 ) -> Generator[int]:
-    """Start a process that listens on a port, and give its id once it does; on leaving, end it in any case."""
+    """Run a process that listens on a port, and give its id as soon as it does; stop it on leaving."""
     process = subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.DEVNULL, stderr=stderr)
     try:
-        _wait_until_it_accepts(process, port, name)
+        _wait_until_listening(process, port, name)
         yield process.pid
     finally:
         process.terminate()
         try:
-            process.wait(_STOP_SECONDS)
+            process.wait(_STOP_TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
 
 
-def _environment(contender: Contender) -> dict[str, str]:
-    """Return this process's environment without anybody's settings of mcp-tornado, and with the contender's."""
+def _make_environment(contender: Contender) -> dict[str, str]:
+    """Return the environment of this process, with the settings of the contender and without other settings."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MCP_TORNADO_")}
     return {**inherited, **contender.variables}
 
 
-def free_port() -> int:
+def find_free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def _wait_until_it_accepts(process: subprocess.Popen[bytes], port: int, name: str) -> None:
-    deadline = time.monotonic() + _START_SECONDS
+def _wait_until_listening(process: subprocess.Popen[bytes], port: int, name: str) -> None:
+    deadline = time.monotonic() + _START_TIMEOUT_SECONDS
     while True:
         try:
             socket.create_connection((HOST, port), timeout=1).close()
             return
         except OSError:
             if process.poll() is not None:
-                raise RuntimeError(f"{name} ended with status {process.returncode} instead of serving") from None
+                raise RuntimeError(f"{name} ended with status {process.returncode} before it listened") from None
             if time.monotonic() > deadline:
-                raise RuntimeError(f"{name} did not listen within {_START_SECONDS:g} seconds") from None
+                raise RuntimeError(f"{name} did not listen within {_START_TIMEOUT_SECONDS:g} seconds") from None
             time.sleep(0.02)

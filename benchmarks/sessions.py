@@ -1,4 +1,4 @@
-"""Realistic sessions in a memory store, on a clock that the benchmark moves."""
+"""Realistic sessions, on a clock that the benchmark advances."""
 
 from __future__ import annotations
 
@@ -23,54 +23,56 @@ INITIALIZE_PARAMS: dict[str, Any] = {
     "capabilities": {"sampling": {}, "elicitation": {"form": {}, "url": {}}, "roots": {"listChanged": True}},
     "clientInfo": {"name": "mcp", "version": "0.1.0"},
 }
-"""What the SDK's client sends where its user can sample, elicit and has roots."""
+"""The parameters that the client of the SDK sends if it supports sampling, elicitation and roots."""
 
 _INITIALIZE_PARAMS = orjson.dumps(INITIALIZE_PARAMS)
 _USER_AGENT = b"python-httpx/0.28.1"
-_TURN = 100
-"""How many sessions are created in one turn of the event loop; a loop that never turns keeps its old timers."""
+_SESSIONS_PER_ITERATION = 100
+"""Number of sessions that are created in one iteration of the event loop, which frees old timers only at its end."""
 
 
 class FakeClock:
-    """A clock that stands still until it is advanced."""
+    """A clock that only moves when it is advanced."""
 
     def __init__(self) -> None:
         self._now = datetime.now(UTC)
 
     def __call__(self) -> datetime:
-        """Return the time it shows."""
+        """Return the time of the clock."""
         return self._now
 
     def advance(self, seconds: float) -> None:
-        """Move it forward."""
+        """Advance the clock by this number of seconds."""
         self._now += timedelta(seconds=seconds)
 
 
 @asynccontextmanager
-async def manager_on(clock: FakeClock) -> AsyncGenerator[SessionManager]:
-    """Enter an empty memory store and give the manager of its sessions, of which there may be any number."""
+async def open_manager(clock: FakeClock) -> AsyncGenerator[SessionManager]:
+    """Enter an empty memory store, and give a manager of its sessions without a limit on their number."""
     async with MemoryStore(clock) as store:
-        yield manager_of(store, clock)
+        yield make_manager(store, clock)
 
 
-def manager_of(store: SessionStore, clock: FakeClock) -> SessionManager:
-    """Return the manager of the sessions in a store, of which there may be any number."""
+def make_manager(store: SessionStore, clock: FakeClock) -> SessionManager:
+    """Return a manager of the sessions in a store without a limit on their number."""
     log.configure("WARNING")
     rules = SessionRules(idle_timeout=IDLE_TIMEOUT, max_sessions=0)
     return SessionManager(store, rules, clock=clock, metrics=Metrics("benchmark"))
 
 
-async def created(manager: SessionManager, clock: FakeClock, count: int, *, spread: float = 0.0) -> AsyncGenerator[str]:
-    """Create sessions as `initialize` does, evenly over `spread` seconds of the clock, and give their ids."""
+async def create_sessions(
+    manager: SessionManager, clock: FakeClock, count: int, *, spread: float = 0.0
+) -> AsyncGenerator[str]:
+    """Create sessions as `initialize` does, spread evenly over `spread` seconds of the clock, and yield their ids."""
     for number in range(count):
         clock.advance(spread / count)
         yield await _create(manager, number)
-        if number % _TURN == 0:
+        if number % _SESSIONS_PER_ITERATION == 0:
             await asyncio.sleep(0)
 
 
 async def _create(manager: SessionManager, number: int) -> str:
-    # As on a server, everything was just parsed: no two sessions share an object.
+    # Parse the parameters each time, as a server does, so that no two sessions share an object.
     params = orjson.loads(_INITIALIZE_PARAMS)
     client = ClientInfo(
         remote_addr=f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}",

@@ -1,4 +1,4 @@
-"""What one `validate` and one `refresh` cost on every store, beside the memory store."""
+"""The time and round trips of one `validate` and one `refresh` on every store, compared with the memory store."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from statistics import median
 
-from benchmarks.backends import Backend, backends, counted
-from benchmarks.isolated import isolated
+from benchmarks.backends import Backend, count_round_trips, start_backends
+from benchmarks.isolated import run_isolated
 from benchmarks.report import Line
 from benchmarks.scale import Scale
-from benchmarks.sessions import FakeClock, created, manager_of
+from benchmarks.sessions import FakeClock, create_sessions, make_manager
 from mcp_tornado.sessions import SessionManager
 from mcp_tornado.stores.plugins import open_store
 
-PER_ROUND = 20
-AT_ONCE = 50
-"""How many tasks fill a store."""
-UNSEEN = timedelta(seconds=60)
-"""How long ago a session was last seen whose refresh writes."""
+SESSIONS_PER_ROUND = 20
+FILLING_TASKS = 50
+"""Number of tasks that fill a store with sessions."""
+UNSEEN_TIME = timedelta(seconds=60)
+"""The time since a session was last seen, for the sessions whose refresh writes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What one operation took on one store: seconds, and round trips to a server (`None`: there is none)."""
+    """The seconds and the round trips of one operation on one store; `None` if the store has no server."""
 
     store: str
     operation: str
@@ -37,10 +37,10 @@ class Figure:
 
 
 def run(scale: Scale) -> Iterator[Line]:
-    """Measure all stores in turns, at two sizes."""
+    """Measure all stores in turn, with two numbers of sessions."""
     for sessions in scale.store_sessions:
-        with backends() as found:
-            figures = isolated(measure, found, sessions, scale.store_rounds)
+        with start_backends() as backends:
+            figures = run_isolated(measure, backends, sessions, scale.store_rounds)
         for figure in figures:
             (memory,) = [
                 each.seconds for each in figures if (each.store, each.operation) == ("memory", figure.operation)
@@ -53,21 +53,23 @@ def run(scale: Scale) -> Iterator[Line]:
             )
 
 
-def measure(found: Sequence[Backend], sessions: int, rounds: int) -> list[Figure]:
-    """Return the medians for each store and operation."""
-    return asyncio.run(_measure(found, sessions, rounds))
+def measure(backends: Sequence[Backend], sessions: int, rounds: int) -> list[Figure]:
+    """Return the medians of each store and operation."""
+    return asyncio.run(_measure(backends, sessions, rounds))
 
 
-async def _measure(found: Sequence[Backend], sessions: int, rounds: int) -> list[Figure]:
+async def _measure(backends: Sequence[Backend], sessions: int, rounds: int) -> list[Figure]:
     clock = FakeClock()
     async with AsyncExitStack() as stack:
-        filled = [await stack.enter_async_context(_filled(backend, clock, sessions)) for backend in found]
+        filled = [await stack.enter_async_context(_fill(backend, clock, sessions)) for backend in backends]
         times: dict[tuple[str, str], list[float]] = {}
         for _ in range(rounds):
             for store in filled:
-                for operation, taken in (await _round(store.manager, store.chosen(), time.perf_counter)).items():
+                for operation, taken in (
+                    await _run_round(store.manager, store.choose_ids(), time.perf_counter)
+                ).items():
                     times.setdefault((store.backend.name, operation), []).append(taken)
-        trips = {store.backend.name: await _trips(store, clock) for store in filled}
+        trips = {store.backend.name: await _measure_round_trips(store, clock) for store in filled}
         return [
             Figure(store, operation, median(taken), trips[store].get(operation))
             for (store, operation), taken in times.items()
@@ -75,49 +77,52 @@ async def _measure(found: Sequence[Backend], sessions: int, rounds: int) -> list
 
 
 @dataclass(frozen=True, slots=True)
-class _Filled:
+class _FilledStore:
     """A store with sessions."""
 
     backend: Backend
     manager: SessionManager
     ids: Sequence[str]
-    choose: random.Random
+    generator: random.Random
 
-    def chosen(self) -> list[str]:
-        """Return the ids of some sessions."""
-        return self.choose.choices(self.ids, k=PER_ROUND)
+    def choose_ids(self) -> list[str]:
+        """Return the ids of random sessions."""
+        return self.generator.choices(self.ids, k=SESSIONS_PER_ROUND)
 
 
 @asynccontextmanager
-async def _filled(backend: Backend, clock: FakeClock, count: int) -> AsyncGenerator[_Filled]:
-    async with open_store(backend.at(backend.port), {}, clock) as store:
-        manager = manager_of(store, clock)
+async def _fill(backend: Backend, clock: FakeClock, count: int) -> AsyncGenerator[_FilledStore]:
+    async with open_store(backend.url_at(backend.port), {}, clock) as store:
+        manager = make_manager(store, clock)
 
         async def fill(number: int) -> list[str]:
-            share = count // AT_ONCE + (number < count % AT_ONCE)
-            return [session_id async for session_id in created(manager, clock, share)]
+            share = count // FILLING_TASKS + (number < count % FILLING_TASKS)
+            return [session_id async for session_id in create_sessions(manager, clock, share)]
 
-        ids = [session_id for made in await asyncio.gather(*map(fill, range(AT_ONCE))) for session_id in made]
-        yield _Filled(backend, manager, ids, random.Random(0))
+        ids = [session_id for made in await asyncio.gather(*map(fill, range(FILLING_TASKS))) for session_id in made]
+        yield _FilledStore(backend, manager, ids, random.Random(0))
 
 
-async def _round(manager: SessionManager, ids: Sequence[str], meter: Callable[[], float]) -> dict[str, float]:
-    """Do each operation to each session, and return by how much that moved a meter, for one."""
+async def _run_round(manager: SessionManager, ids: Sequence[str], meter: Callable[[], float]) -> dict[str, float]:
+    """Run each operation on each session, and return by how much the meter increased per session."""
     start = meter()
     sessions = [await manager.validate(session_id) for session_id in ids]
-    moved = {"validate": meter() - start}
-    unseen = [replace(session, last_seen_at=session.last_seen_at - UNSEEN) for session in sessions]
-    for operation, those in (("refresh, throttled", sessions), ("refresh that writes", unseen)):
+    increases = {"validate": meter() - start}
+    unseen = [replace(session, last_seen_at=session.last_seen_at - UNSEEN_TIME) for session in sessions]
+    for operation, refreshed in (("refresh, throttled", sessions), ("refresh that writes", unseen)):
         start = meter()
-        for session in those:
+        for session in refreshed:
             await manager.refresh(session)
-        moved[operation] = meter() - start
-    return {operation: total / len(ids) for operation, total in moved.items()}
+        increases[operation] = meter() - start
+    return {operation: increase / len(ids) for operation, increase in increases.items()}
 
 
-async def _trips(store: _Filled, clock: FakeClock) -> dict[str, float]:
-    """Count the round trips of each operation, through a proxy; nothing where there is no server."""
+async def _measure_round_trips(store: _FilledStore, clock: FakeClock) -> dict[str, float]:
+    """Return the round trips of each operation, counted by a proxy; nothing if the store has no server."""
     if store.backend.port is None:
         return {}
-    async with counted(store.backend.port) as (port, trips), open_store(store.backend.at(port), {}, clock) as other:
-        return await _round(manager_of(other, clock), store.chosen(), lambda: trips.count)
+    async with (
+        count_round_trips(store.backend.port) as (port, trips),
+        open_store(store.backend.url_at(port), {}, clock) as other,
+    ):
+        return await _run_round(make_manager(other, clock), store.choose_ids(), lambda: trips.count)

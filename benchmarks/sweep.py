@@ -1,4 +1,4 @@
-"""How long a cleanup of very many expired sessions keeps the event loop from everything else."""
+"""The time for which a cleanup of many expired sessions blocks the event loop."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from benchmarks.isolated import isolated
+from benchmarks.isolated import run_isolated
 from benchmarks.report import Line, at_most
 from benchmarks.scale import Scale
-from benchmarks.sessions import IDLE_TIMEOUT, FakeClock, created, manager_on
+from benchmarks.sessions import IDLE_TIMEOUT, FakeClock, create_sessions, open_manager
 
 GOAL_MILLISECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """One turn of the event loop, in seconds."""
+    """The time of one iteration of the event loop, in seconds."""
 
     wall: float = 0.0
     cpu: float = 0.0
-    """What the loop's thread itself was busy for; the rest the system gave to others."""
+    """CPU time of the thread of the loop; in the rest of the time the system ran other threads."""
     collecting: float = 0.0
-    """The part of it in which the garbage collector ran."""
+    """The part in which the garbage collector ran."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """How one cleanup went."""
+    """The result of one cleanup."""
 
     removed: int
     left: int
@@ -38,13 +38,13 @@ class Sweep:
     collections: int
     longest: Pause
     busiest: Pause
-    """The pause with the most CPU time: what a machine with nothing else to do would show as the longest."""
+    """The pause with the most CPU time: on an otherwise idle machine it would be the longest one."""
 
 
 def run(scale: Scale) -> Iterator[Line]:
-    """Sweep sessions that expired one by one, as after steady traffic, and sessions that all expired at once."""
+    """Sweep sessions that expired one by one, as after steady traffic, and sessions that expired at the same time."""
     for name, spread in (("over three hours", 3 * 3600.0), ("in one second", 0.0)):
-        sweep = isolated(measure, scale.expired_sessions, spread)
+        sweep = run_isolated(measure, scale.expired_sessions, spread)
         pause = sweep.longest
         yield Line(f"expired {name}: removed", f"{sweep.removed:,}", f"{scale.expired_sessions:,}", sweep.left == 0)
         yield Line("  in a total time of", f"{sweep.seconds:.2f} s")
@@ -57,31 +57,32 @@ def run(scale: Scale) -> Iterator[Line]:
 
 
 def measure(count: int, spread: float) -> Sweep:
-    """Create sessions over `spread` seconds, let all expire, sweep them, and watch the event loop meanwhile."""
+    """Create sessions over `spread` seconds, let all expire, sweep them, and measure the event loop meanwhile."""
     return asyncio.run(_measure(count, spread))
 
 
 async def _measure(count: int, spread: float) -> Sweep:
     clock = FakeClock()
-    async with manager_on(clock) as manager:
-        async for _ in created(manager, clock, count, spread=spread):
+    async with open_manager(clock) as manager:
+        async for _ in create_sessions(manager, clock, count, spread=spread):
             pass
         clock.advance(2 * IDLE_TIMEOUT)
-        watch = LoopWatch()
-        with watch.collector_watched():
-            ticking = asyncio.create_task(watch.tick())
+        monitor = LoopMonitor()
+        with monitor.measure():
+            # The first iteration begins here.
             await asyncio.sleep(0)
             started = time.perf_counter()
             removed = await manager.cleanup()
             seconds = time.perf_counter() - started
-            # One more turn, for the last pause to be noted.
+            # The last iteration ends here.
             await asyncio.sleep(0)
-            ticking.cancel()
-        return Sweep(removed, await manager.count(), seconds, watch.full_collections, watch.longest, watch.busiest)
+        return Sweep(
+            removed, await manager.count(), seconds, monitor.full_collections, monitor.longest, monitor.busiest
+        )
 
 
-class LoopWatch:
-    """Notes the longest turns of the event loop, and what the garbage collector had to do with them."""
+class LoopMonitor:
+    """Measures the longest iterations of the event loop, and the share of the garbage collector in them."""
 
     def __init__(self) -> None:
         self.longest = Pause()
@@ -90,26 +91,30 @@ class LoopWatch:
         self._collecting = 0.0
         self._collection_started = 0.0
 
-    async def tick(self) -> None:
-        """Run once in every turn of the loop, until cancelled."""
+    @contextmanager
+    def measure(self) -> Generator[None]:
+        """Measure the iterations of the running loop; the garbage collector runs as in the server."""
+        loop = asyncio.get_running_loop()
         wall, cpu = time.perf_counter(), time.thread_time()
-        while True:
-            await asyncio.sleep(0)
+
+        def end_iteration() -> None:
+            nonlocal wall, cpu, handle
             wall_now, cpu_now = time.perf_counter(), time.thread_time()
             pause = Pause(wall_now - wall, cpu_now - cpu, self._collecting)
             self.longest = max(self.longest, pause, key=lambda each: each.wall)
             self.busiest = max(self.busiest, pause, key=lambda each: each.cpu)
             self._collecting = 0.0
             wall, cpu = wall_now, cpu_now
+            # The loop calls it once in every iteration.
+            handle = loop.call_soon(end_iteration)
 
-    @contextmanager
-    def collector_watched(self) -> Generator[None]:
-        """Note the collector's pauses; it is left as the server runs it."""
+        handle = loop.call_soon(end_iteration)
         gc.callbacks.append(self._on_collection)
         try:
             yield
         finally:
             gc.callbacks.remove(self._on_collection)
+            handle.cancel()
 
     def _on_collection(self, phase: str, info: dict[str, int]) -> None:
         if phase == "start":

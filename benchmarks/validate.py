@@ -1,4 +1,4 @@
-"""Whether `validate` gets slower with the number of sessions."""
+"""The time of `validate`, by the number of sessions."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterator, Sequence
 from statistics import median
 
-from benchmarks.isolated import isolated
+from benchmarks.isolated import run_isolated
 from benchmarks.report import Line, at_most
 from benchmarks.scale import Scale
-from benchmarks.sessions import FakeClock, created, manager_on
+from benchmarks.sessions import FakeClock, create_sessions, open_manager
 from mcp_tornado.sessions import SessionManager
 
 GOAL_RATIO = 1.2
@@ -19,8 +19,8 @@ IDS_PER_ROUND = 200
 
 
 def run(scale: Scale) -> Iterator[Line]:
-    """Time single validations among few and among many sessions, in turns."""
-    few, many = isolated(measure, scale.few_sessions, scale.many_sessions, scale.validate_rounds)
+    """Measure single validations with few and with many sessions, in turn."""
+    few, many = run_isolated(measure, scale.few_sessions, scale.many_sessions, scale.validate_rounds)
     rounds = f"median of {scale.validate_rounds} rounds"
     yield Line(f"validate among {scale.few_sessions:,} sessions ({rounds})", f"{few * 1e6:.2f} us")
     yield Line(f"validate among {scale.many_sessions:,} sessions ({rounds})", f"{many * 1e6:.2f} us")
@@ -34,22 +34,22 @@ def measure(few: int, many: int, rounds: int) -> tuple[float, float]:
 
 async def _measure(few: int, many: int, rounds: int) -> tuple[float, float]:
     clock = FakeClock()
-    choose = random.Random(0)
-    async with manager_on(clock) as small, manager_on(clock) as large:
-        small_ids = [session_id async for session_id in created(small, clock, few)]
-        large_ids = [session_id async for session_id in created(large, clock, many)]
+    generator = random.Random(0)
+    async with open_manager(clock) as small, open_manager(clock) as large:
+        small_ids = [session_id async for session_id in create_sessions(small, clock, few)]
+        large_ids = [session_id async for session_id in create_sessions(large, clock, many)]
         small_times: list[float] = []
         large_times: list[float] = []
         for _ in range(rounds):
-            small_times.append(await _time_of_one(small, choose.choices(small_ids, k=IDS_PER_ROUND)))
-            large_times.append(await _time_of_one(large, choose.choices(large_ids, k=IDS_PER_ROUND)))
+            small_times.append(await _measure_one(small, generator.choices(small_ids, k=IDS_PER_ROUND)))
+            large_times.append(await _measure_one(large, generator.choices(large_ids, k=IDS_PER_ROUND)))
         return median(small_times), median(large_times)
 
 
-async def _time_of_one(manager: SessionManager, session_ids: Sequence[str]) -> float:
-    # As on a server, an id was just read from a header; what it costs to find it in our large list is not counted.
+async def _measure_one(manager: SessionManager, session_ids: Sequence[str]) -> float:
+    # New strings, as a server reads them from headers. Their cache misses in the large list are not part of the time.
     fresh = [session_id.encode().decode() for session_id in session_ids]
-    # A turn of the loop, which forgets the timers of earlier validations.
+    # One iteration of the event loop, in which it frees the timers of earlier validations.
     await asyncio.sleep(0)
     started = time.perf_counter()
     for session_id in fresh:

@@ -1,4 +1,4 @@
-"""The server that both transports serve: one tool, as small as a tool can be."""
+"""The server that is served by both transports, with one minimal tool."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ async def add(a: int, b: int) -> int:
 
 
 def sdk_app() -> Starlette:
-    """Return the server on the SDK's own transport, with JSON answers."""
+    """Return the server on the transport of the SDK, with JSON answers."""
     return server.streamable_http_app(json_response=True)

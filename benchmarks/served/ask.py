@@ -1,4 +1,4 @@
-"""The same server with a second tool, which asks the client something while it runs."""
+"""The same server with a second tool, which asks the client a question while it runs."""
 
 # No `from __future__ import annotations`: the SDK resolves the annotations of tools at run time.
 
@@ -17,6 +17,6 @@ class Number(BaseModel):
 
 @server.tool()
 async def ask(question: str, ctx: Context[Any, Any]) -> int:
-    """Ask the client for a number, and return it."""
+    """Ask the client for a number, and return the answer."""
     answer = await ctx.elicit(question, Number)
     return answer.data.number if isinstance(answer, AcceptedElicitation) else -1

@@ -1,4 +1,4 @@
-"""An example of a store, to be read and copied; slow with many sessions, for every change writes all of them."""
+"""An example of a store, to read and to copy. It is slow with many sessions: each change writes the whole file."""
 
 import asyncio
 import time
@@ -9,19 +9,19 @@ from filelock import FileLock
 from mcp_tornado import stores
 
 
-def atomic(work):
-    """Make an operation of a method, which gets what the file holds and may change it; no other one runs meanwhile."""
+def atomic(method):
+    """Turn a method that gets the content of the file, and may change it, into an operation that holds the lock."""
 
     async def operation(store, *args, **kwargs):
         if not store.is_open:
             raise stores.StoreUnavailable("the store is closed")
-        return await asyncio.to_thread(store.locked, lambda data: work(store, data, *args, **kwargs))
+        return await asyncio.to_thread(store.run_locked, lambda data: method(store, data, *args, **kwargs))
 
     return operation
 
 
 class JsonFileStore(stores.SessionStore, stores.EventLog):
-    """All in one JSON file, which the processes of a machine share: `jsonfile:///` and its path."""
+    """Sessions and events in one JSON file that the processes of a machine share; its URL is `jsonfile:///` + path."""
 
     shared = True
     ping = atomic(lambda store, data: None)
@@ -35,14 +35,14 @@ class JsonFileStore(stores.SessionStore, stores.EventLog):
         self._now = lambda: stores.to_microseconds(clock())
 
     async def __aenter__(self):
-        self.is_open = await asyncio.to_thread(self.locked, lambda data: True)
+        self.is_open = await asyncio.to_thread(self.run_locked, lambda data: True)
         return self
 
     async def __aexit__(self, kind, error, traceback):
         self.is_open = False
 
-    def locked(self, work):
-        """Do some work with what the file holds, and write what that has changed; nothing if it fails."""
+    def run_locked(self, work):
+        """Call `work` with the content of the file, under the lock, and write the changes; write none if it raises."""
         try:
             with FileLock(self._path.with_suffix(".lock")).acquire(timeout=4.0, poll_interval=0.001):  # seconds
                 before = self._path.read_bytes() if self._path.exists() else b"{}"
@@ -52,9 +52,9 @@ class JsonFileStore(stores.SessionStore, stores.EventLog):
                 if after != before:
                     new = self._path.with_suffix(".new")
                     new.write_bytes(after)
-                    new.replace(self._path)  # in one step: whoever is killed leaves the old file or the new one
+                    new.replace(self._path)  # atomic: a process that is killed leaves the old file or the new one
                 return result
-        except OSError as error:  # a lock that is not had in time is one, too
+        except OSError as error:  # the timeout of the lock is an OSError too
             raise stores.StoreUnavailable(f"{self._path} cannot be used: {error.strerror or 'locked'}") from error
 
     @atomic
@@ -69,7 +69,7 @@ class JsonFileStore(stores.SessionStore, stores.EventLog):
 
     @atomic
     def touch(self, data, key, last_seen_at, expires_at):
-        session = self._live(data).get(key)
+        session = self._live_sessions(data).get(key)
         seen, expires = stores.to_microseconds(last_seen_at), stores.to_microseconds(expires_at)
         if session is None or seen < session["last_seen_at"] or expires < session["expires_at"]:
             return False
@@ -78,7 +78,7 @@ class JsonFileStore(stores.SessionStore, stores.EventLog):
 
     @atomic
     def update(self, data, key, changes, expected_revision):
-        if not (session := self._live(data).get(key)):
+        if not (session := self._live_sessions(data).get(key)):
             return None
         if session["revision"] != expected_revision:
             raise stores.RevisionConflict(f"expected revision {expected_revision}, found {session['revision']}")
@@ -102,31 +102,31 @@ class JsonFileStore(stores.SessionStore, stores.EventLog):
 
     @atomic
     def count(self, data, principal=None):
-        return sum(principal in (None, session["principal"]) for session in self._live(data).values())
+        return sum(principal in (None, session["principal"]) for session in self._live_sessions(data).values())
 
     @atomic
     def page(self, data, after, limit):
-        live = sorted(self._live(data).items())
+        live = sorted(self._live_sessions(data).items())
         return [stores.Session.from_dict(session) for key, session in live if key > (after or "")][:limit]
 
     @atomic
     def append(self, data, key, stream, message, *, final=False):
-        if not self._takes_events(data, key):
+        if not self._accepts_events(data, key):
             raise stores.SessionGone(stores.short_key(key))
-        log = self._log(data, key)
+        log = self._load_log(data, key)
         event_id = log.append(key, stream, message, final, now=self._now(), bounds=self._bounds)
         data["logs"][key] = log.to_dict()
         return event_id
 
     @atomic
     def read(self, data, key, after, *, stream=None, limit=100):
-        return self._log(data, key).read(key, after, stream, limit, now=self._now(), bounds=self._bounds)
+        return self._load_log(data, key).read(key, after, stream, limit, now=self._now(), bounds=self._bounds)
 
     async def wait(self, key, after, timeout):
-        until = time.monotonic() + timeout
-        while not (news := await self._has_news(key, after)) and (left := until - time.monotonic()) > 0:
-            await asyncio.sleep(min(left, 0.1))
-        return news
+        deadline = time.monotonic() + timeout
+        while not (has_news := await self._has_news(key, after)) and (left := deadline - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, 0.1))  # seconds
+        return has_news
 
     @atomic
     def claim(self, data, name, owner, ttl_seconds):
@@ -138,13 +138,13 @@ class JsonFileStore(stores.SessionStore, stores.EventLog):
 
     @atomic
     def _has_news(self, data, key, after):
-        return self._log(data, key).has_newer(key, after) or not self._takes_events(data, key)
+        return self._load_log(data, key).has_newer(key, after) or not self._accepts_events(data, key)
 
-    def _log(self, data, key):
+    def _load_log(self, data, key):
         return stores.StoredLog.from_dict(data["logs"].get(key, {}))
 
-    def _takes_events(self, data, key):
-        return stores.is_process_key(key) or key in self._live(data)
+    def _accepts_events(self, data, key):
+        return stores.is_process_key(key) or key in self._live_sessions(data)
 
-    def _live(self, data):
+    def _live_sessions(self, data):
         return {key: session for key, session in data["sessions"].items() if session["expires_at"] > self._now()}

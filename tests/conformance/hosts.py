@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from benchmarks.servers import started
+from benchmarks.servers import run_process
 from tests.chaos.processes import free_port
 from tests.chaos.proxy import HOST, Proxy
 from tests.chaos.records import Exchange
@@ -86,7 +86,7 @@ def _sdk_processes(number: int) -> Generator[list[int]]:
             app = ("--app-dir", SERVER.parent, "--factory", f"{SERVER.stem}:server.streamable_http_app")
             where = ("--host", HOST, "--port", str(port))
             command = [sys.executable, "-m", "uvicorn", *app, *where]
-            stack.enter_context(started(command, port, "uvicorn", cwd=SERVER.parent, stderr=subprocess.DEVNULL))
+            stack.enter_context(run_process(command, port, "uvicorn", cwd=SERVER.parent, stderr=subprocess.DEVNULL))
         yield ports
 
 

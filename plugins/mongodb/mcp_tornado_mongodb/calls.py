@@ -1,4 +1,4 @@
-"""Calls of the driver: bounded in time, never cancelled, and failing in one way."""
+"""Calls of the driver: bounded in time, not cancelled with their caller, with one kind of error."""
 
 from __future__ import annotations
 
@@ -14,71 +14,71 @@ from mcp_tornado.stores import StoreUnavailable
 
 _T = TypeVar("_T")
 
-_GRACE: Final = 1.0
-"""Seconds the driver may take, after its time is up, to say so."""
+_GRACE_SECONDS: Final = 1.0
+"""Seconds that the driver may take after its timeout to report it."""
 _ADVICE: Final = {
     13: ": the user needs the role readWrite on the database",
     18: ": check the user, the password and authSource in the URL of the store",
 }
-"""What to do, by the server's error code: Unauthorized, AuthenticationFailed."""
+"""What the operator can do, by the error code of the server: Unauthorized, AuthenticationFailed."""
 
 
 class Calls:
-    """Makes calls of the driver, each in a task of its own.
+    """Runs calls of the driver, each in a task of its own.
 
-    Who waits for a call may be cancelled; the call goes on to its end, which is near. Cancelled itself it would cost
-    a connection, and while it connects, PyMongo forgets a socket.
+    If the caller is cancelled, the call runs to its end, which is near. If the call itself were cancelled, it would
+    lose its connection; and PyMongo leaks a socket if it is cancelled while it connects.
 
     Args:
-        hosts: What to call the server in messages.
-        limit: Seconds a call may take, unless it says otherwise.
+        hosts: The name of the server in messages.
+        timeout: Seconds that a call may take, unless `run` gets another timeout.
     """
 
-    def __init__(self, hosts: str, limit: float) -> None:
-        self.limit = limit
+    def __init__(self, hosts: str, timeout: float) -> None:
+        self.timeout = timeout
         self._hosts = hosts
         self._running: set[asyncio.Task[Any]] = set()
 
-    async def run(self, call: Coroutine[Any, Any, _T], *, limit: float | None = None) -> _T:
+    async def run(self, call: Coroutine[Any, Any, _T], *, timeout: float | None = None) -> _T:
         """Await a coroutine that uses the driver.
 
         Args:
             call: The coroutine.
-            limit: Seconds it may take.
+            timeout: Seconds that it may take; `None` is the timeout of this object.
 
         Raises:
-            StoreUnavailable: Something failed at the server or on the way to it, or the time was up.
-            ValueError: A document is larger than MongoDB takes.
+            StoreUnavailable: The server or the connection failed, or the time was up.
+            ValueError: A document is larger than MongoDB accepts.
         """
-        limit = limit if limit is not None else self.limit
-        task = asyncio.create_task(self._bounded(call, limit))
+        timeout = timeout if timeout is not None else self.timeout
+        task = asyncio.create_task(self._run_bounded(call, timeout))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         try:
-            async with asyncio.timeout(limit + _GRACE):
+            async with asyncio.timeout(timeout + _GRACE_SECONDS):
                 return await asyncio.shield(task)
         except TimeoutError as error:
-            raise StoreUnavailable(_description(self._hosts, error)) from error
+            raise StoreUnavailable(_describe_failure(self._hosts, error)) from error
 
-    async def finished(self) -> None:
-        """Wait for the calls that nobody waits for any more; end what the driver does not end in time."""
+    async def wait_until_done(self) -> None:
+        """Wait for the calls whose callers were cancelled; cancel those that the driver does not end in time."""
         if self._running:
-            _, late = await asyncio.wait(self._running, timeout=self.limit + _GRACE)
+            _, late = await asyncio.wait(self._running, timeout=self.timeout + _GRACE_SECONDS)
             for call in late:
                 call.cancel()
 
-    async def _bounded(self, call: Coroutine[Any, Any, _T], limit: float) -> _T:
+    async def _run_bounded(self, call: Coroutine[Any, Any, _T], timeout: float) -> _T:
         try:
-            with pymongo.timeout(limit):
+            with pymongo.timeout(timeout):
                 return await call
         except InvalidDocument as error:
-            raise ValueError("this is larger than MongoDB takes: a document has 16 MB at most") from error
+            raise ValueError("this is larger than MongoDB accepts: a document has 16 MB at most") from error
         except (PyMongoError, OSError) as error:
-            raise StoreUnavailable(_description(self._hosts, error)) from error
+            raise StoreUnavailable(_describe_failure(self._hosts, error)) from error
 
 
-def _description(hosts: str, error: Exception) -> str:
-    """Say what failed, without the driver's own text: that is long, and may hold what was stored."""
+def _describe_failure(hosts: str, error: Exception) -> str:
+    """Return a message for an error, without the text of the driver, which is long and may quote stored data."""
     if isinstance(error, OperationFailure):
         name = (error.details or {}).get("codeName", type(error).__name__)
         return f"MongoDB at {hosts} failed with {name} (code {error.code}){_ADVICE.get(error.code or 0, '')}"

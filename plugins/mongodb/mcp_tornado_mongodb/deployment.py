@@ -1,4 +1,4 @@
-"""Which MongoDB a store is on, as its URL says, and with which driver it is reached."""
+"""The MongoDB deployment in the URL of a store, and the driver that connects to it."""
 
 from __future__ import annotations
 
@@ -13,94 +13,97 @@ from pymongo.errors import PyMongoError
 
 Document = dict[str, Any]
 Client = AsyncMongoClient[Document]
-"""The driver's client. Motor's, where that is the driver, has the methods that are used here too."""
+"""The client of the driver. If the driver is Motor, its client has the same methods, as far as they are used here."""
 
 DEFAULT_DATABASE: Final = "mcp_tornado"
-OPERATION_LIMIT: Final = 3.0
-"""Seconds an operation may take where the URL has no timeoutMS; it counts for choosing a server as well."""
+DEFAULT_TIMEOUT_SECONDS: Final = 3.0
+"""Seconds that an operation may take, with the selection of a server, if the URL has no timeoutMS."""
 
 _DRIVERS: Final = ("pymongo", "motor")
-_WHERE_THE_URL_IS_SILENT: Final[dict[str, Any]] = {
+_DEFAULT_OPTIONS: Final[dict[str, Any]] = {
     "w": "majority",
     "journal": True,
     "serverSelectionTimeoutMS": 3000,
     "connectTimeoutMS": 2000,
     "socketTimeoutMS": 4000,
 }
-_TELLING_LOGGERS: Final = ("pymongo.command", "pymongo.client")
+_LOGGERS_OF_COMMANDS: Final = ("pymongo.command", "pymongo.client")
 _FORM: Final = (
-    "it looks like mongodb://user:password@host:port/database?option=value, where special characters in the user "
-    "and the password are percent-encoded"
+    "its form is mongodb://user:password@host:port/database?option=value, where special characters in the user and the "
+    "password are percent-encoded"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """What a URL and the option `driver` say."""
+    """The parts of the URL of a store, and the option `driver`."""
 
     url: str = field(repr=False)
     driver: str
     database: str
     hosts: str
     """Hosts and ports, for messages."""
-    limit: float
-    """Seconds an operation may take."""
+    timeout: float
+    """Seconds that an operation may take."""
 
     @classmethod
-    def of(cls, url: str, driver: str) -> Self:
-        """Return what a URL says, without asking any server.
+    def parse(cls, url: str, driver: str) -> Self:
+        """Return the deployment in a URL; no connection is made.
 
         Raises:
-            ValueError: The URL or the driver cannot be used. The message holds nothing of the URL.
+            ValueError: The URL or the driver cannot be used. The message contains no part of the URL.
         """
         if driver not in _DRIVERS:
-            raise ValueError(f"the option driver is one of {', '.join(_DRIVERS)}")
+            raise ValueError(f"the option driver must be one of {', '.join(_DRIVERS)}")
         if driver == "motor":
-            _motor_client()
+            _import_motor_client()
         credentials_and_hosts, _, path = url.partition("://")[2].partition("?")[0].partition("/")
         if "@" in path:
-            # A "/" in the password that is not encoded: what looks like the host is part of the password.
+            # The password contains a "/" that is not encoded: what looks like the host is a part of the password.
             raise ValueError(f"the URL of the store is not well-formed: {_FORM}")
-        parsed = _parsed(url)
+        parsed = _parse_with_driver(url)
         if not parsed.write_concern.acknowledged:
-            raise ValueError("the URL of the store has w=0, with which no write is known to have been made")
+            raise ValueError(
+                "the URL of the store has w=0, with which the server does not acknowledge that a write succeeded"
+            )
         return cls(
             url=url,
             driver=driver,
             database=parsed.get_default_database(DEFAULT_DATABASE).name,
             hosts=credentials_and_hosts.rpartition("@")[2],
-            limit=parsed.options.timeout or OPERATION_LIMIT,
+            timeout=parsed.options.timeout or DEFAULT_TIMEOUT_SECONDS,
         )
 
     def connect(self) -> Client:
-        """Return a new client; it connects with the first operation."""
-        # At DEBUG, PyMongo logs commands with all that they hold: whole keys, and what clients said.
-        for name in _TELLING_LOGGERS:
+        """Return a new client; it connects when the first operation begins."""
+        # At DEBUG, PyMongo logs commands with their content: whole keys, and messages of clients.
+        for name in _LOGGERS_OF_COMMANDS:
             logging.getLogger(name).setLevel(logging.INFO)
-        make: Any = _motor_client() if self.driver == "motor" else AsyncMongoClient
-        return cast(Client, make(self.url, **_defaults(self.url)))
+        make: Any = _import_motor_client() if self.driver == "motor" else AsyncMongoClient
+        return cast(Client, make(self.url, **_defaults_for(self.url)))
 
 
-def _parsed(url: str) -> Client:
-    """Return a client that is never used: it knows what the URL says."""
+def _parse_with_driver(url: str) -> Client:
+    """Return a client that is used only for the values that it has parsed from the URL; it does not connect."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # so PyMongo tells of options and values that it would ignore
-            return AsyncMongoClient[Document](url, **_defaults(url))
+            warnings.simplefilter("error")  # PyMongo warns of options and values that it ignores
+            return AsyncMongoClient[Document](url, **_defaults_for(url))
     except (PyMongoError, ValueError, TypeError, OSError, Warning):
-        # What PyMongo says may quote the URL.
+        # The message of PyMongo may quote the URL.
         raise ValueError(
             "the URL of the store is not well-formed, has an option or a value that PyMongo does not know, or names a "
             f"file that cannot be read; {_FORM}"
         ) from None
 
 
-def _defaults(url: str) -> dict[str, Any]:
+def _defaults_for(url: str) -> dict[str, Any]:
+    """Return the default options that the URL does not set."""
     named = {pair.partition("=")[0].lower() for pair in re.split("[&;]", url.partition("?")[2])}
-    return {name: value for name, value in _WHERE_THE_URL_IS_SILENT.items() if name.lower() not in named}
+    return {name: value for name, value in _DEFAULT_OPTIONS.items() if name.lower() not in named}
 
 
-def _motor_client() -> Any:
+def _import_motor_client() -> Any:
     try:
         from motor.motor_asyncio import AsyncIOMotorClient
     except ImportError as error:

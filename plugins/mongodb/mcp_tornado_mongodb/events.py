@@ -1,14 +1,14 @@
-"""The events of sessions and processes, in order and without gaps, on a server that may know no transactions.
+"""The events of sessions and processes, in order and without gaps, on a server that may not have transactions.
 
-The newest event of a log stands in the document of its session (or process), beside the count of events. Appending
+The document of a session (or process) contains the newest event of its log, and the number of that event. An append
 
-1. reads that document,
-2. copies the newest event into the archive, the collection `events`, where it may be already,
-3. replaces the newest event and the count, on condition that the count and the log are still the same and the session
+1. reads this document,
+2. copies the newest event into the archive, the collection `events`, unless another append has done so,
+3. replaces the newest event and the number, on condition that the number and the log have not changed and the session
    is live.
 
-The third step alone makes the new event visible. So it is atomic with the end of the session; numbers have no gaps;
-and an event is in the archive before the next one can be seen, whichever process dies in between.
+Only the third step makes the new event visible. So an append is atomic with the end of the session, and numbers have no
+gaps. An event is in the archive before the next event is visible, even if a process dies between the steps.
 """
 
 from __future__ import annotations
@@ -36,34 +36,35 @@ from mcp_tornado.stores import (
 )
 from mcp_tornado_mongodb.deployment import Document
 from mcp_tornado_mongodb.documents import (
-    SECOND,
-    archive_key,
-    archived_between,
-    event_document,
-    new_process,
-    process_times,
+    MICROSECONDS_PER_SECOND,
+    filter_archived,
+    make_archive_id,
+    make_event,
+    make_process,
+    make_process_times,
     to_event,
 )
 
-_PROCESS_IS_KEPT: Final = 86_400
-"""Seconds after its last event for which a process's events are kept at least."""
-_LOGS_AT_ONCE: Final = 100
-"""How many logs one command removes from the archive."""
-_EVICTIONS: Final = 4
-"""How often the archive is rid of evicted events while as many are appended as the bounds allow."""
+_PROCESS_RETENTION_SECONDS: Final = 86_400
+"""Seconds for which the events of a process are kept after the last one, at least."""
+_LOG_BATCH_SIZE: Final = 100
+"""Number of logs that one command removes from the archive at most."""
+_EVICTIONS_PER_BOUND: Final = 4
+"""How often evicted events are removed from the archive while as many are appended as the bounds allow."""
 
 
 class Events:
     """The logs of events in the collections `sessions` and `events`.
 
     Args:
-        sessions: The collection with the newest events; what it reads may not be committed by a majority yet.
-        archive: The collection with all others.
-        committed_sessions: The same as `sessions`, for followers: they must not see what a failover takes back.
-        committed_archive: The same as `archive`, for followers.
-        clock: The time that is gone by.
-        bounds: How much is kept.
-        appended: Is told the key of each event that was appended.
+        sessions: The collection with the newest events; its reads may return writes that no majority has yet.
+        archive: The collection with all other events.
+        committed_sessions: The same collection as `sessions`, for readers of events: they must not see a write that a
+            failover rolls back.
+        committed_archive: The same collection as `archive`, for readers of events.
+        clock: The clock of the store.
+        bounds: The number, size and age of the events that a log keeps.
+        on_appended: Called with the key of each event that was appended.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Events:
         committed_archive: AsyncCollection[Document],
         clock: Clock,
         bounds: EventBounds,
-        appended: Callable[[str], None],
+        on_appended: Callable[[str], None],
     ) -> None:
         self._sessions = sessions
         self._archive = archive
@@ -82,27 +83,27 @@ class Events:
         self._committed_archive = committed_archive
         self._clock = clock
         self._bounds = bounds
-        self._appended = appended
-        self._appending: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._on_appended = on_appended
+        self._append_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def append(self, key: str, stream: str, message: Mapping[str, Any] | None, final: bool) -> str:
         """See `EventLog.append`."""
         data = encode_stored(message)
-        # Only to spare tasks of this process losing to each other; between processes the condition decides.
-        lock = self._appending.setdefault(key, asyncio.Lock())
+        # The lock only avoids retries between tasks of this process; the condition decides between processes.
+        lock = self._append_locks.setdefault(key, asyncio.Lock())
         async with lock:
             while True:
-                head = await self._sessions.find_one(self._live(key), {"log": 1, "newest": 1})
+                head = await self._sessions.find_one(self._filter_live(key), {"log": 1, "newest": 1})
                 if head is not None:
                     log, newest = head["log"], head.get("newest")
                     if newest is not None:
-                        await self._keep(log["id"], newest)
+                        await self._archive_newest(log["id"], newest)
                     number = await self._replace_newest(key, log, newest, stream, data, final)
                     if number is not None:
-                        self._appended(key)
+                        self._on_appended(key)
                         return str(EventId.of(number, key, stream))
                 elif is_process_key(key):
-                    await self._begin(key)
+                    await self._create_process(key)
                 else:
                     raise SessionGone(short_key(key))
 
@@ -115,13 +116,13 @@ class Events:
         if head is None or start >= head["log"]["number"]:
             return []
         newest = head["newest"]
-        events = await self._archived(head["log"]["id"], newest, start, stream, limit)
+        events = await self._read_archived(head["log"]["id"], newest, start, stream, limit)
         if len(events) < limit and stream in (None, newest["stream"]):
             events.append(newest)
         return [to_event(key, event) for event in events]
 
     async def newest_numbers(self, keys: Collection[str]) -> dict[str, int | None]:
-        """Return the number of each key's newest event: 0 where there was none, `None` where no session lives."""
+        """Return the number of the newest event of each key: 0 if there was none, `None` if the session is not live."""
         numbers: dict[str, int | None] = {key: 0 if is_process_key(key) else None for key in keys}
         now = self._now()
         async for head in self._committed_sessions.find({"_id": {"$in": list(keys)}}, {"log": 1, "times": 1}):
@@ -129,20 +130,20 @@ class Events:
                 numbers[head["_id"]] = head["log"]["number"]
         return numbers
 
-    async def drop(self, logs: Sequence[Mapping[str, Any]]) -> None:
-        """Remove what the archive has of these logs, whose documents are gone.
+    async def remove_logs(self, logs: Sequence[Mapping[str, Any]]) -> None:
+        """Remove the archived events of these logs, whose documents have been removed.
 
-        It does its best: nobody can see those events any more, and the server removes them when their time is up.
+        A failure is ignored: these events are not visible any more, and the server removes them when they expire.
         """
         archived = [log for log in logs if log["number"]]
         try:
-            for start in range(0, len(archived), _LOGS_AT_ONCE):
-                # The newest one may have been archived too, by an append that came too late.
+            for start in range(0, len(archived), _LOG_BATCH_SIZE):
+                # The newest event may be in the archive too, if an append copied it before the session ended.
                 await self._archive.delete_many(
                     {
                         "$or": [
-                            archived_between(log["id"], 0, log["number"] + 1)
-                            for log in archived[start : start + _LOGS_AT_ONCE]
+                            filter_archived(log["id"], 0, log["number"] + 1)
+                            for log in archived[start : start + _LOG_BATCH_SIZE]
                         ]
                     }
                 )
@@ -152,39 +153,47 @@ class Events:
     def _now(self) -> int:
         return to_microseconds(self._clock())
 
-    def _live(self, key: str) -> Document:
-        """Return the filter for a key that takes events."""
+    def _filter_live(self, key: str) -> Document:
+        """Return the filter for the document of a key, if the key accepts events."""
         return {"_id": key} if is_process_key(key) else {"_id": key, "times.expires_at": {"$gt": self._now()}}
 
-    async def _begin(self, key: str) -> None:
+    async def _create_process(self, key: str) -> None:
         try:
-            await self._sessions.insert_one(new_process(key, self._process_expires()))
+            await self._sessions.insert_one(make_process(key, self._process_expiry()))
         except DuplicateKeyError:
-            return  # somebody else did
+            return  # another task or process has created it
 
-    def _process_expires(self) -> int:
-        return self._now() + int(max(_PROCESS_IS_KEPT, self._bounds.ttl_seconds) * SECOND)
+    def _process_expiry(self) -> int:
+        retention = max(_PROCESS_RETENTION_SECONDS, self._bounds.ttl_seconds)
+        return self._now() + int(retention * MICROSECONDS_PER_SECOND)
 
-    async def _keep(self, log: str, newest: Mapping[str, Any]) -> None:
-        """Copy the newest event into the archive; on the way, rid that of what the bounds have evicted."""
+    async def _archive_newest(self, log: str, newest: Mapping[str, Any]) -> None:
+        """Copy the newest event into the archive; now and then, remove evicted events from the archive."""
         number = newest["number"]
-        expires = from_microseconds(newest["at"] + int(self._bounds.ttl_seconds * SECOND))
+        expires = from_microseconds(newest["at"] + int(self._bounds.ttl_seconds * MICROSECONDS_PER_SECOND))
         try:
-            await self._archive.insert_one({"_id": archive_key(log, number), **newest, "expires": expires})
+            await self._archive.insert_one({"_id": make_archive_id(log, number), **newest, "expires": expires})
         except DuplicateKeyError:
-            return  # whoever copied it did, or does, the rest
-        often = max(1, self._bounds.max_per_session // _EVICTIONS)
-        much = max(1, self._bounds.max_bytes // _EVICTIONS)
-        if number % often == 0 or newest["before"] // much != (newest["before"] + newest["size"]) // much:
-            fewest, smallest, oldest = self._kept_from(newest)
-            evicted = {"$or": [{"number": {"$lt": fewest}}, {"before": {"$lt": smallest}}, {"at": {"$lt": oldest}}]}
-            # In a deletion, nx-27017 loses the brackets around an $or that stands beside other conditions.
-            await self._archive.delete_many({"$and": [archived_between(log, 0, number), evicted]})
+            return  # the append that has copied it also removes evicted events
+        every_events = max(1, self._bounds.max_per_session // _EVICTIONS_PER_BOUND)
+        every_bytes = max(1, self._bounds.max_bytes // _EVICTIONS_PER_BOUND)
+        size_before, size_after = newest["before"], newest["before"] + newest["size"]
+        if number % every_events == 0 or size_before // every_bytes != size_after // every_bytes:
+            number_bound, before_bound, at_bound = self._lower_bounds(newest)
+            evicted = {
+                "$or": [
+                    {"number": {"$lt": number_bound}},
+                    {"before": {"$lt": before_bound}},
+                    {"at": {"$lt": at_bound}},
+                ]
+            }
+            # An explicit $and: in a deletion, nx-27017 evaluates an $or beside other conditions without brackets.
+            await self._archive.delete_many({"$and": [filter_archived(log, 0, number), evicted]})
 
     async def _replace_newest(
         self, key: str, log: Mapping[str, Any], newest: Mapping[str, Any] | None, stream: str, data: bytes, final: bool
     ) -> int | None:
-        """Make a new event the newest one and return its number; `None` where the log is another one by now.
+        """Make a new event the newest one and return its number; return `None` if the log has changed meanwhile.
 
         Raises:
             StreamEnded: The stream has had its final event.
@@ -195,46 +204,46 @@ class Events:
         change: Document = {
             "$set": {
                 "log": {"id": log["id"], "number": number},
-                "newest": event_document(number, stream, data, final, at, before),
+                "newest": make_event(number, stream, data, final, at, before),
             }
         }
         if is_process_key(key):
-            change["$set"]["times"] = process_times(self._process_expires())
+            change["$set"]["times"] = make_process_times(self._process_expiry())
         if final:
             change["$push"] = {"ended": {"$each": [stream], "$slice": -self._bounds.max_per_session}}
-        same = {**self._live(key), "log.id": log["id"], "log.number": log["number"]}
-        result = await self._sessions.update_one({**same, "ended": {"$nin": [stream]}}, change)
+        unchanged = {**self._filter_live(key), "log.id": log["id"], "log.number": log["number"]}
+        result = await self._sessions.update_one({**unchanged, "ended": {"$nin": [stream]}}, change)
         if result.matched_count:
             return number
-        if await self._sessions.find_one({**same, "ended": stream}, {"_id": 1}):
+        if await self._sessions.find_one({**unchanged, "ended": stream}, {"_id": 1}):
             raise StreamEnded(stream)
         return None
 
-    async def _archived(
+    async def _read_archived(
         self, log: str, newest: Mapping[str, Any], start: int, stream: str | None, limit: int
     ) -> list[Document]:
-        """Return what the bounds keep of the events between number `start` and the newest one."""
-        fewest, smallest, oldest = self._kept_from(newest)
-        start = max(start, fewest - 1)
+        """Return the events within the bounds with numbers above `start`, without the newest event."""
+        number_bound, before_bound, at_bound = self._lower_bounds(newest)
+        start = max(start, number_bound - 1)
         if start + 1 >= newest["number"]:
             return []
         wanted: Document = {
-            **archived_between(log, start, newest["number"]),
-            "before": {"$gte": smallest},
-            "at": {"$gte": oldest},
+            **filter_archived(log, start, newest["number"]),
+            "before": {"$gte": before_bound},
+            "at": {"$gte": at_bound},
         }
         if stream is not None:
             wanted["stream"] = stream
         return await self._committed_archive.find(wanted).sort("_id").limit(limit).to_list(limit)
 
-    def _kept_from(self, newest: Mapping[str, Any]) -> tuple[int, int, int]:
-        """Return the least `number`, `before` and `at` of the events that the bounds keep beside the newest one.
+    def _lower_bounds(self, newest: Mapping[str, Any]) -> tuple[int, int, int]:
+        """Return the least `number`, `before` and `at` of the events that are kept in addition to the newest one.
 
-        All three grow from event to event, so what is kept has no gaps.
+        None of the three decreases from one event to the next, so the events that are kept have no gaps.
         """
         total = newest["before"] + newest["size"]
         return (
             newest["number"] - self._bounds.max_per_session + 1,
             total - self._bounds.max_bytes,
-            self._now() - int(self._bounds.ttl_seconds * SECOND),
+            self._now() - int(self._bounds.ttl_seconds * MICROSECONDS_PER_SECOND),
         )

@@ -1,4 +1,4 @@
-"""Leases: one document each, whose `_id` is the lease's name."""
+"""Leases: one document for each; the `_id` is the name of the lease."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pymongo.errors import DuplicateKeyError
 
 from mcp_tornado.stores import Clock, from_microseconds, to_microseconds
 from mcp_tornado_mongodb.deployment import Document
-from mcp_tornado_mongodb.documents import SECOND
+from mcp_tornado_mongodb.documents import MICROSECONDS_PER_SECOND
 
 
 class Leases:
@@ -20,18 +20,18 @@ class Leases:
     async def claim(self, name: str, owner: str, ttl_seconds: float) -> bool:
         """See `EventLog.claim`."""
         now = to_microseconds(self._clock())
-        expires_at = now + int(ttl_seconds * SECOND)
-        held: Document = {
+        expires_at = now + int(ttl_seconds * MICROSECONDS_PER_SECOND)
+        lease: Document = {
             "owner": owner,
             "times": {"expires_at": expires_at, "expires": from_microseconds(expires_at)},
         }
-        if await self._take(name, held, now):
+        if await self._take(name, lease, now):
             return True
         try:
-            await self._leases.insert_one({"_id": name, **held})
+            await self._leases.insert_one({"_id": name, **lease})
         except DuplicateKeyError:
-            # Somebody holds it; perhaps this owner, for whom another task was quicker.
-            return await self._take(name, held, now)
+            # Another owner has the lease, or another task has just claimed it for this owner.
+            return await self._take(name, lease, now)
         return True
 
     async def release(self, name: str, owner: str) -> None:
@@ -39,12 +39,12 @@ class Leases:
         await self._leases.delete_one({"_id": name, "owner": owner})
 
     async def sweep(self) -> None:
-        """Remove the leases that have ended."""
+        """Remove the expired leases."""
         await self._leases.delete_many({"times.expires_at": {"$lte": to_microseconds(self._clock())}})
 
-    async def _take(self, name: str, held: Document, now: int) -> bool:
-        """Take a lease that is there, if it is its owner's already, or has ended."""
-        own_or_ended = {"$or": [{"owner": held["owner"]}, {"times.expires_at": {"$lte": now}}]}
-        # In an update, nx-27017 loses the brackets around an $or that stands beside other conditions.
-        result = await self._leases.update_one({"$and": [{"_id": name}, own_or_ended]}, {"$set": held})
+    async def _take(self, name: str, lease: Document, now: int) -> bool:
+        """Take or renew an existing lease, if it has the same owner or has expired; return whether that was done."""
+        own_or_expired = {"$or": [{"owner": lease["owner"]}, {"times.expires_at": {"$lte": now}}]}
+        # An explicit $and: in an update, nx-27017 evaluates an $or beside other conditions without brackets.
+        result = await self._leases.update_one({"$and": [{"_id": name}, own_or_expired]}, {"$set": lease})
         return result.matched_count == 1

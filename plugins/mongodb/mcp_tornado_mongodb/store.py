@@ -27,48 +27,48 @@ from mcp_tornado.stores import (
 )
 from mcp_tornado_mongodb import indexes
 from mcp_tornado_mongodb.calls import Calls
-from mcp_tornado_mongodb.deployment import DEFAULT_DATABASE, OPERATION_LIMIT, Client, Deployment, Document
+from mcp_tornado_mongodb.deployment import DEFAULT_DATABASE, DEFAULT_TIMEOUT_SECONDS, Client, Deployment, Document
 from mcp_tornado_mongodb.events import Events
 from mcp_tornado_mongodb.leases import Leases
 from mcp_tornado_mongodb.sessions import Sessions
-from mcp_tornado_mongodb.wakeups import Numbers, WakeUps, settled
+from mcp_tornado_mongodb.wakeups import Numbers, WakeUps, await_if_needed
 
 _T = TypeVar("_T")
 
-_INDEX_LIMIT: Final = 30.0
-"""Seconds the making of indexes may take: over many documents it takes its time."""
-_CLOSE_LIMIT: Final = 1.0
-"""Seconds the driver may take to say goodbye to the server."""
-_SWEEP_AT_ONCE: Final = 100
-"""How many sessions one command sweeps; the server's answer with their keys is one batch."""
+_INDEX_TIMEOUT_SECONDS: Final = 30.0
+"""Seconds that the creation of the indexes may take: over many documents it takes long."""
+_CLOSE_TIMEOUT_SECONDS: Final = 1.0
+"""Seconds that the driver may take to end its sessions with the server."""
+_SWEEP_BATCH_SIZE: Final = 100
+"""Number of sessions that one command sweeps at most; their keys fit into the first batch of a cursor."""
 
 
 def mongodb_store(url: str, options: Mapping[str, Any], clock: Clock) -> MongoStore:
-    """Return a store for `mongodb://…` or `mongodb+srv://…`, the factory behind the entry points of these names.
+    """Return a store for `mongodb://…` or `mongodb+srv://…`; the entry points of these names name this factory.
 
     Args:
-        url: As the driver takes it; its path is the database's name, `mcp_tornado` where there is none.
+        url: A URL of the driver; its path is the name of the database, by default `mcp_tornado`.
         options: `driver`, which is `"pymongo"` or `"motor"`, and `events`.
-        clock: The time the store goes by.
+        clock: The clock of the store.
 
     Raises:
-        ValueError: The URL or an option cannot be used, or Motor is wanted and not installed.
+        ValueError: The URL or an option cannot be used, or the driver is Motor and Motor is not installed.
     """
     check_options(options, {"driver"})
-    deployment = Deployment.of(url, options.get("driver", "pymongo"))
+    deployment = Deployment.parse(url, options.get("driver", "pymongo"))
     return MongoStore(
         clock,
         event_bounds(options),
         deployment.connect,
         database=deployment.database,
         hosts=deployment.hosts,
-        limit=deployment.limit,
+        limit=deployment.timeout,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """What a store has while it is open."""
+    """The parts of an open store."""
 
     client: Client
     calls: Calls
@@ -79,15 +79,15 @@ class _Opened:
 
 
 class MongoStore(SessionStore, EventLog):
-    """Sessions and events in a MongoDB database, see `mcp_tornado_mongodb.documents`.
+    """Sessions and events in a MongoDB database; see `mcp_tornado_mongodb.documents`.
 
     Args:
-        clock: The time the store goes by.
-        bounds: How much of each session's events is kept.
+        clock: The clock of the store.
+        bounds: The number, size and age of the events that a session keeps.
         connect: Makes a client of PyMongo's asynchronous API, or one with the same methods; the store closes it.
-        database: The database's name.
-        hosts: What to call the server in messages.
-        limit: Seconds an operation may take.
+        database: The name of the database.
+        hosts: The name of the server in messages.
+        limit: Seconds that an operation may take.
     """
 
     shared: ClassVar[bool] = True
@@ -100,7 +100,7 @@ class MongoStore(SessionStore, EventLog):
         *,
         database: str = DEFAULT_DATABASE,
         hosts: str = "an injected client",
-        limit: float = OPERATION_LIMIT,
+        limit: float = DEFAULT_TIMEOUT_SECONDS,
     ) -> None:
         self._clock = clock
         self._bounds = bounds
@@ -112,7 +112,7 @@ class MongoStore(SessionStore, EventLog):
 
     async def __aenter__(self) -> Self:
         calls = Calls(self._hosts, self._limit)
-        client = await calls.run(self._new_client())
+        client = await calls.run(self._make_client())
         try:
             self._opened = await self._open(client, calls)
         except BaseException:
@@ -152,10 +152,10 @@ class MongoStore(SessionStore, EventLog):
         """See `SessionStore.sweep`."""
         removed = 0
         while removed < limit:
-            at_once = min(limit - removed, _SWEEP_AT_ONCE)
-            found, count = await self._run(lambda opened, at_once=at_once: opened.sessions.sweep(now, at_once))
+            size = min(limit - removed, _SWEEP_BATCH_SIZE)
+            found, count = await self._run(lambda opened, size=size: opened.sessions.sweep(now, size))
             removed += count
-            if found < at_once:
+            if found < size:
                 break
         await self._run(lambda opened: opened.leases.sweep())
         return removed
@@ -182,8 +182,8 @@ class MongoStore(SessionStore, EventLog):
 
     async def wait(self, key: str, after: str | None, timeout: float) -> bool:
         """See `EventLog.wait`."""
-        woken = await self._check_open().wakeups.wait(key, EventId.number_after(key, after), timeout)
-        self._check_open()
+        woken = await self._require_open().wakeups.wait(key, EventId.number_after(key, after), timeout)
+        self._require_open()
         return woken
 
     async def claim(self, name: str, owner: str, ttl_seconds: float) -> bool:
@@ -194,58 +194,60 @@ class MongoStore(SessionStore, EventLog):
         """See `EventLog.release`."""
         await self._run(lambda opened: opened.leases.release(name, owner))
 
-    async def _new_client(self) -> Client:
+    async def _make_client(self) -> Client:
         return self._connect()
 
     async def _open(self, client: Client, calls: Calls) -> _Opened:
         database = client.get_database(self._database)
 
-        def collection(name: str, read_concern: str) -> AsyncCollection[Document]:
+        def get_collection(name: str, read_concern: str) -> AsyncCollection[Document]:
             return database.get_collection(
                 name, read_preference=ReadPreference.PRIMARY, read_concern=ReadConcern(read_concern)
             )
 
-        # What is compared and set must see the last write, whether a majority has it by now or not.
-        documents, archive, lent = (collection(name, "local") for name in ("sessions", "events", "leases"))
-        # Who follows a log must not see an event that a failover takes back. A majority has every write that was
-        # acknowledged, unless the URL asks for less.
+        # A compare-and-set must see the last write, even if no majority has it yet.
+        documents, archive, lease_documents = (
+            get_collection(name, "local") for name in ("sessions", "events", "leases")
+        )
+        # A reader of events must not see an event that a failover rolls back. A majority has every acknowledged write,
+        # unless the URL asks for less.
         committed = "majority" if documents.write_concern.document.get("w") == "majority" else "local"
         events = Events(
             documents,
             archive,
-            collection("sessions", committed),
-            collection("events", committed),
+            get_collection("sessions", committed),
+            get_collection("events", committed),
             self._clock,
             self._bounds,
             lambda key: wakeups.wake(key),
         )
 
-        async def ended(removed: Sequence[Mapping[str, Any]]) -> None:
+        async def on_removed(removed: Sequence[Mapping[str, Any]]) -> None:
             for document in removed:
                 wakeups.wake(document["_id"])
-            await events.drop([document["log"] for document in removed])
+            await events.remove_logs([document["log"] for document in removed])
 
         async def newest_numbers(keys: Collection[str]) -> Numbers:
             return await calls.run(events.newest_numbers(keys))
 
-        sessions = Sessions(documents, self._clock, ended)
-        await calls.run(sessions.ping())  # so that a server that is away is noticed before the longer limit
-        await calls.run(indexes.make_indexes(documents, archive, lent), limit=_INDEX_LIMIT)
+        sessions = Sessions(documents, self._clock, on_removed)
+        await calls.run(sessions.ping())  # an unreachable server fails here, not after the longer timeout
+        await calls.run(indexes.create_indexes(documents, archive, lease_documents), timeout=_INDEX_TIMEOUT_SECONDS)
         # The server refuses a change stream with any other read concern.
-        wakeups = WakeUps(collection("sessions", "majority"), newest_numbers, calls)
-        return _Opened(client, calls, sessions, events, Leases(lent, self._clock), wakeups)
+        wakeups = WakeUps(get_collection("sessions", "majority"), newest_numbers, calls)
+        return _Opened(client, calls, sessions, events, Leases(lease_documents, self._clock), wakeups)
 
     async def _run(self, operation: Callable[[_Opened], Coroutine[Any, Any, _T]]) -> _T:
-        opened = self._check_open()
+        opened = self._require_open()
         return await opened.calls.run(operation(opened))
 
-    def _check_open(self) -> _Opened:
+    def _require_open(self) -> _Opened:
         if self._opened is None:
             raise StoreUnavailable("the MongoDB store is not open")
         return self._opened
 
 
 async def _close(client: Client, calls: Calls) -> None:
-    await calls.finished()
-    with pymongo.timeout(_CLOSE_LIMIT):
-        await settled(client.close())
+    await calls.wait_until_done()
+    with pymongo.timeout(_CLOSE_TIMEOUT_SECONDS):
+        await await_if_needed(client.close())

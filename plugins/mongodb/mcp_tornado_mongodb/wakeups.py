@@ -1,8 +1,8 @@
-"""Waking those who wait for events, when another process has appended one.
+"""Waking the tasks that wait for events, after a change by this process or by another one.
 
-A change stream of the collection `sessions` tells at once, where the deployment has change streams. Where it has none
-(a standalone server, a user without the right), one query asks for all keys at a time, the less often the longer
-nothing is new.
+If the deployment has change streams, one on the collection `sessions` reports each change at once. If it has none (a
+standalone server, or a user without the right), the store polls: one query asks for all keys that tasks wait for, and
+the interval grows while there is nothing new.
 """
 
 from __future__ import annotations
@@ -23,34 +23,33 @@ from mcp_tornado_mongodb.deployment import Document
 
 _log = logging.getLogger(__name__)
 
-_FEWEST: Final[list[Mapping[str, Any]]] = [{"$project": {"documentKey": 1, "operationType": 1}}]
-"""Which keys changed is all that is asked of the server, not what was written."""
-_SHORTEST_PAUSE: Final = 0.02
-_LONGEST_PAUSE: Final = 0.25
-_SHARE: Final = 5
-"""At most this part of the time goes into asking."""
-_AT_ONCE: Final = 1000
-"""How many keys one query asks for."""
-_EMPTY_AT_ONCE: Final = 0.01
-"""Seconds to pause after a server that has nothing new says so at once, instead of waiting for something new."""
-_HEARS_IN_LIMIT: Final = 12
-"""How often the server is asked anew for what has changed, in the time a call may take. Closing waits for an answer."""
-_CLOSE_LIMIT: Final = 1.0
-"""Seconds the driver may take to tell the server that the stream is over."""
-_FIRST_RETRY: Final = 0.1
-_LAST_RETRY: Final = 5.0
+_KEYS_ONLY: Final[list[Mapping[str, Any]]] = [{"$project": {"documentKey": 1, "operationType": 1}}]
+"""The pipeline of the change stream: the server reports the keys that changed, not the content of the documents."""
+_MIN_POLL_SECONDS: Final = 0.02
+_MAX_POLL_SECONDS: Final = 0.25
+_POLL_SHARE: Final = 5
+"""A query takes at most one part in this many of the time between the starts of two queries."""
+_MAX_KEYS_PER_QUERY: Final = 1000
+_EMPTY_ANSWER_SECONDS: Final = 0.01
+"""Seconds to sleep after a server answers at once that there are no changes, although it should wait for changes."""
+_READS_PER_TIMEOUT: Final = 12
+"""Number of reads of the change stream in the timeout of a call. Closing waits until the current read has ended."""
+_CLOSE_TIMEOUT_SECONDS: Final = 1.0
+"""Seconds that the driver may take to close the change stream at the server."""
+_FIRST_RETRY_SECONDS: Final = 0.1
+_LAST_RETRY_SECONDS: Final = 5.0
 
 Numbers = dict[str, int | None]
-"""The number of each key's newest event; `None` where no session lives."""
+"""The number of the newest event of each key; `None` if the session is not live."""
 
 
 class WakeUps:
-    """Who waits in this process, and what wakes them.
+    """The tasks of this process that wait for events, and the task that checks for changes.
 
     Args:
         sessions: The collection to watch.
-        newest_numbers: Asks the server for the numbers of these keys' newest events.
-        calls: Makes the calls of the driver.
+        newest_numbers: Asks the server for the number of the newest event of each key.
+        calls: Runs the calls of the driver.
     """
 
     def __init__(
@@ -62,140 +61,141 @@ class WakeUps:
         self._sessions = sessions
         self._newest_numbers = newest_numbers
         self._calls = calls
-        self._hears_for = calls.limit / _HEARS_IN_LIMIT
+        self._read_seconds = calls.timeout / _READS_PER_TIMEOUT
         self._waiters = Waiters()
-        self._seen: dict[str, int] = {}
-        """For each key that is waited for, the number of the newest event when the waiting began."""
-        self._waited_for = asyncio.Event()
-        self._openings = 0
+        self._known_numbers: dict[str, int] = {}
+        """For each key that tasks wait for, the number of the newest event when the first task began to wait."""
+        self._has_waiters = asyncio.Event()
+        self._streams_opened = 0
         self._stream: Any = None
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        """Stop, and wake everybody."""
+        """Wake all waiting tasks, and stop the check for changes."""
         self._waiters.wake_all()
         self._task.cancel()
         await asyncio.wait([self._task])
-        await self._calls.finished()
+        await self._calls.wait_until_done()
         await self._close_stream()
 
     def wake(self, key: str) -> None:
-        """Wake those who wait for a key."""
-        self._seen.pop(key, None)
+        """Wake the tasks that wait for a key."""
+        self._known_numbers.pop(key, None)
         self._waiters.wake(key)
 
     async def wait(self, key: str, start: int | None, timeout: float) -> bool:
         """Wait for an event with a number above `start`, at most `timeout` seconds; see `EventLog.wait`.
 
         Args:
-            key: Whose event.
-            start: The number, or `None` where no event is one that is waited for.
+            key: The key whose events to wait for.
+            start: The number; with `None`, only the end of the session ends the wait early.
             timeout: Seconds.
         """
 
-        async def is_new() -> bool:
+        async def has_news() -> bool:
             while True:
-                openings = self._openings
+                streams_opened = self._streams_opened
                 number = (await self._newest_numbers([key]))[key]
                 if number is None or (start is not None and start < number):
                     return True
-                if openings == self._openings:
-                    self._seen.setdefault(key, number)
-                    self._waited_for.set()
+                if streams_opened == self._streams_opened:
+                    self._known_numbers.setdefault(key, number)
+                    self._has_waiters.set()
                     return False
-                # The stream was opened meanwhile: it may not tell of what came before, and who opened it did
-                # not know of this key.
+                # A stream was opened meanwhile. It may not report changes from before, and the check after the opening
+                # did not include this key. So ask again.
 
         try:
-            return await self._waiters.wait(key, timeout, is_new)
+            return await self._waiters.wait(key, timeout, has_news)
         finally:
-            others_wait = key in self._waiters.keys()  # noqa: SIM118  (it is no dict)
-            if not others_wait:
-                self._seen.pop(key, None)
-            if not self._seen:
-                self._waited_for.clear()
+            is_waited_for = key in self._waiters.keys()  # noqa: SIM118  (it is not a dict)
+            if not is_waited_for:
+                self._known_numbers.pop(key, None)
+            if not self._known_numbers:
+                self._has_waiters.clear()
 
     async def _run(self) -> None:
-        """Listen for changes, for ever, and begin anew after every interruption."""
+        """Follow a change stream or poll, for ever; start again after every failure."""
         now = asyncio.get_running_loop().time
-        retry = _FIRST_RETRY
+        delay = _FIRST_RETRY_SECONDS
         while True:
-            await self._waited_for.wait()
+            await self._has_waiters.wait()
             began = now()
             try:
-                await self._calls.run(self._watch())
+                await self._calls.run(self._open_stream())
                 if self._stream is None:
                     await self._poll()
                 else:
                     await self._follow(self._stream)
             except StoreUnavailable as error:
-                _log.warning("MongoDB tells of no changes: %s", error)
+                _log.warning("the changes in MongoDB cannot be followed, trying again: %s", error)
             except Exception:
-                _log.exception("listening for changes in MongoDB failed")
+                _log.exception("the changes in MongoDB cannot be followed, trying again")
             await self._close_stream()
-            retry = _FIRST_RETRY if now() - began > _LAST_RETRY else min(2 * retry, _LAST_RETRY)
-            await asyncio.sleep(retry)
+            delay = _FIRST_RETRY_SECONDS if now() - began > _LAST_RETRY_SECONDS else min(2 * delay, _LAST_RETRY_SECONDS)
+            await asyncio.sleep(delay)
 
-    async def _watch(self) -> None:
-        """Open a change stream, if the deployment has any: detected by trying."""
+    async def _open_stream(self) -> None:
+        """Open a change stream; if the server refuses, the deployment has none and `_stream` stays `None`."""
         try:
-            stream = await settled(self._sessions.watch(_FEWEST, max_await_time_ms=int(self._hears_for * 1000)))
-            self._stream = await stream.__aenter__()  # Motor opens it only now
+            max_await_time_ms = int(self._read_seconds * 1000)
+            stream = await await_if_needed(self._sessions.watch(_KEYS_ONLY, max_await_time_ms=max_await_time_ms))
+            self._stream = await stream.__aenter__()  # Motor opens the stream only here
         except Exception as error:
             if isinstance(error, ConnectionFailure) or getattr(error, "timeout", False):
                 raise
-            _log.info("MongoDB has no change streams for this user (%s): polling", type(error).__name__)
+            _log.info("MongoDB has no change streams for this user (%s), so the store polls", type(error).__name__)
         else:
-            self._openings += 1
+            self._streams_opened += 1
 
     async def _close_stream(self) -> None:
         stream, self._stream = self._stream, None
         if stream is not None:
             with suppress(StoreUnavailable):
-                await self._calls.run(stream.close(), limit=_CLOSE_LIMIT)
+                await self._calls.run(stream.close(), timeout=_CLOSE_TIMEOUT_SECONDS)
 
     async def _follow(self, stream: Any) -> None:
-        """Wake whom a change stream tells of; return when it has ended."""
-        await self._look()
+        """Wake the tasks that the changes of a stream concern; return when the stream has ended."""
+        await self._check_all()
         while stream.alive:
-            await self._calls.run(self._hear(stream))
+            await self._calls.run(self._read_changes(stream))
 
-    async def _hear(self, stream: Any) -> None:
-        """Wake whom a change stream tells of, for a short while."""
+    async def _read_changes(self, stream: Any) -> None:
+        """Wake the tasks that the changes of a stream concern, for `_read_seconds`."""
         now = asyncio.get_running_loop().time
-        until = now() + self._hears_for
-        while stream.alive and not self._task.done() and (asked := now()) < until:
+        end = now() + self._read_seconds
+        while stream.alive and not self._task.done() and (asked := now()) < end:
             change = await stream.try_next()
             if change is not None:
-                # What concerns the whole collection has no key, and ends the stream.
+                # A change of the whole collection has no key; it ends the stream.
                 if "documentKey" in change:
                     self.wake(change["documentKey"]["_id"])
-            elif now() - asked < _EMPTY_AT_ONCE:
-                await asyncio.sleep(_EMPTY_AT_ONCE)
+            elif now() - asked < _EMPTY_ANSWER_SECONDS:
+                await asyncio.sleep(_EMPTY_ANSWER_SECONDS)
 
     async def _poll(self) -> None:
-        """Ask for news again and again, until that fails."""
+        """Check for changes at intervals, until a check fails."""
         now = asyncio.get_running_loop().time
-        pause = _SHORTEST_PAUSE
+        interval = _MIN_POLL_SECONDS
         while True:
-            await self._waited_for.wait()
+            await self._has_waiters.wait()
             asked = now()
-            pause = _SHORTEST_PAUSE if await self._look() else min(2 * pause, _LONGEST_PAUSE)
-            await asyncio.sleep(max(pause, (_SHARE - 1) * (now() - asked)))
+            interval = _MIN_POLL_SECONDS if await self._check_all() else min(2 * interval, _MAX_POLL_SECONDS)
+            await asyncio.sleep(max(interval, (_POLL_SHARE - 1) * (now() - asked)))
 
-    async def _look(self) -> bool:
-        """Wake those for whom there is something new, and say whether there was any."""
+    async def _check_all(self) -> bool:
+        """Wake the tasks whose keys have a newer event or have ended; return whether there were any."""
         found = False
-        keys = list(self._seen)
-        for start in range(0, len(keys), _AT_ONCE):
-            numbers = await self._newest_numbers(keys[start : start + _AT_ONCE])
+        keys = list(self._known_numbers)
+        for start in range(0, len(keys), _MAX_KEYS_PER_QUERY):
+            numbers = await self._newest_numbers(keys[start : start + _MAX_KEYS_PER_QUERY])
             for key, number in numbers.items():
-                if key in self._seen and self._seen[key] != number:
+                if key in self._known_numbers and self._known_numbers[key] != number:
                     self.wake(key)
                     found = True
         return found
 
 
-async def settled(value: Any) -> Any:
-    """Return the result of a driver's call: some return it, some an awaitable of it."""
+async def await_if_needed(value: Any) -> Any:
+    """Return the result of a call of the driver: PyMongo and Motor differ in which calls return an awaitable."""
     return await value if inspect.isawaitable(value) else value

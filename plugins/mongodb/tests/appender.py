@@ -1,4 +1,4 @@
-"""Run as a program: appends events to a key and prints the id of each that was acknowledged."""
+"""A program that appends events to a key and prints the id of each acknowledged one."""
 
 import asyncio
 import sys

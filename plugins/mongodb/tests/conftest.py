@@ -1,7 +1,8 @@
-"""Where the stores of these tests keep their data: in mongomock, in a server started here, in a deployment named."""
+"""Fixtures of the MongoDB store's tests: stores in mongomock, on nx-27017, and on an external deployment."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -24,13 +25,13 @@ import pytest
 from mcp_tornado_mongodb import MongoStore, mongodb_store
 from mongomock_motor import AsyncMongoMockClient
 
-from mcp_tornado.stores import event_bounds
+from mcp_tornado.stores import StoreUnavailable, event_bounds
 from mcp_tornado.testing import FakeClock, new_session
 
-DEADLINE = 30
+TIMEOUT_SECONDS = 30
 
 
-def free_port():
+def find_free_port():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]
 
@@ -40,7 +41,7 @@ class NxServer:
 
     def __init__(self, program, directory):
         self._program, self._directory = program, directory
-        self.port = free_port()
+        self.port = find_free_port()
         self._process = None
 
     @property
@@ -56,7 +57,7 @@ class NxServer:
                 stdout=out,
                 stderr=out,
             )
-        deadline = time.monotonic() + DEADLINE
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while True:
             try:
                 socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
@@ -85,30 +86,62 @@ def clock():
     return FakeClock()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def nothing_is_left_behind():
-    """No process and no socket outlives the tests that made it."""
+@pytest.fixture
+def eventually():
+    """Return a function that waits until a condition holds; if it does not, the failure quotes the description."""
 
-    def held():
+    async def wait(condition, description):
+        try:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                while not condition():
+                    await asyncio.sleep(0.005)
+        except TimeoutError:
+            pytest.fail(f"not within {TIMEOUT_SECONDS} s: {description}")
+
+    return wait
+
+
+@pytest.fixture
+def retry_until_available():
+    """Return a function that calls an operation until the store is available, and returns its result."""
+
+    async def retry(operation):
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while True:
+            try:
+                return await operation()
+            except StoreUnavailable:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.05)
+
+    return retry
+
+
+@pytest.fixture(scope="module", autouse=True)
+def check_nothing_left():
+    """Check that the tests of a module leave no process and no socket behind."""
+
+    def list_resources():
         this = psutil.Process()
         sockets = {(connection.laddr, connection.raddr) for connection in this.net_connections()}
         return sockets | {child.pid for child in this.children(recursive=True)}
 
-    before = held()
+    before = list_resources()
     yield
-    # A thread of Motor's lets go of its socket only when the server has answered.
-    deadline = time.monotonic() + DEADLINE
-    while held() - before and time.monotonic() < deadline:
+    # A thread of Motor closes its socket only when the server has answered.
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while list_resources() - before and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert held() - before == set()
+    assert list_resources() - before == set()
 
 
 @pytest.fixture(scope="module")
-def nx_server(tmp_path_factory, nothing_is_left_behind):
+def nx_server(tmp_path_factory, check_nothing_left):
     program = shutil.which("nx-27017", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     if program is None:
         pytest.skip("did not run: the server nx-27017 is not installed; pip install nx-27017")
-    # In memory if that can be had: a busy disk takes seconds to sync.
+    # In memory if possible: a busy disk takes seconds to sync.
     memory = Path("/dev/shm")
     parent = memory if os.access(memory, os.W_OK) else tmp_path_factory.mktemp("nx")
     with tempfile.TemporaryDirectory(dir=parent, prefix="mcp-tornado-nx-") as directory:
@@ -121,14 +154,14 @@ def nx_server(tmp_path_factory, nothing_is_left_behind):
 
 @pytest.fixture
 def nx_url(nx_server):
-    """Name an empty database on nx-27017; it is dropped after the test."""
+    """Give the URL of an empty database on nx-27017; it is dropped after the test."""
     with empty_database(nx_server.url) as url:
         yield url
 
 
 @pytest.fixture
 def nx_outage(nx_server):
-    """Kill nx-27017, and start it again on the same data at the end."""
+    """Give a context manager that kills nx-27017, and starts it again on the same data at the end."""
 
     @contextlib.asynccontextmanager
     async def outage():
@@ -143,7 +176,7 @@ def nx_outage(nx_server):
 
 @pytest.fixture
 def deployment_url():
-    """Name an empty database on the deployment in TEST_MONGODB_URL; it is dropped after the test."""
+    """Give the URL of an empty database on the deployment in TEST_MONGODB_URL; it is dropped after the test."""
     with empty_database(os.environ["TEST_MONGODB_URL"]) as url:
         yield url
 
@@ -159,7 +192,7 @@ def empty_database(url):
 
 @pytest.fixture
 def nx_hang(nx_server):
-    """Keep nx-27017 from answering, and let it go on at the end."""
+    """Give a context manager that suspends nx-27017, and resumes it at the end."""
 
     @contextlib.asynccontextmanager
     async def hang():
@@ -174,40 +207,40 @@ def nx_hang(nx_server):
 
 @pytest.fixture
 def unused_port():
-    return free_port()
+    return find_free_port()
 
 
-class Place(NamedTuple):
-    """Where stores keep their data."""
+class Backend(NamedTuple):
+    """A database for stores."""
 
     make_store: Any
-    """Makes a store, not yet entered; keywords are store options."""
+    """A function that makes a store, not yet entered; keywords are store options."""
     database: Any
-    """Looks into the data, past the stores."""
+    """The database, accessed without the store."""
 
 
 @pytest.fixture
-def nx(nx_url, clock):
+def nx_backend(nx_url, clock):
     with pymongo.MongoClient(nx_url) as client:
-        yield Place(lambda **options: mongodb_store(nx_url, options, clock), client.get_default_database())
+        yield Backend(lambda **options: mongodb_store(nx_url, options, clock), client.get_default_database())
 
 
 @pytest.fixture
-def mongomocked(clock):
+def mongomock_backend(clock):
     data = mongomock.MongoClient()
 
     def make_store(**options):
         return MongoStore(clock, event_bounds(options), lambda: AsyncMongoMockClient(mock_mongo_client=data))
 
-    return Place(make_store, data["mcp_tornado"])
+    return Backend(make_store, data["mcp_tornado"])
 
 
-@pytest.fixture(params=["mongomocked", "nx"])
-def place(request):
+@pytest.fixture(params=["mongomock_backend", "nx_backend"], ids=["mongomock", "nx"])
+def backend(request):
     return request.getfixturevalue(request.param)
 
 
 @pytest.fixture
 def make_session(clock):
-    """Make a session that lives for a number of seconds from now."""
+    """Return a function that makes a session that lives for a number of seconds from now."""
     return partial(new_session, clock)

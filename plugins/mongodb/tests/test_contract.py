@@ -1,4 +1,4 @@
-"""The contract of stores: in mongomock, and on nx-27017 with either driver."""
+"""The contract tests of stores: in mongomock, and on nx-27017 with both drivers."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from mcp_tornado.testing import EventLogContract, SessionStoreContract
 
 
 class OnMongomock:
-    """In the memory of this process: no server that could fail, no other process that could wake."""
+    """Stores in the memory of this process: there is no server that could fail, and no other process."""
 
     @pytest.fixture
-    def make_store(self, mongomocked):
-        return mongomocked.make_store
+    def make_store(self, mongomock_backend):
+        return mongomock_backend.make_store
 
     @pytest.fixture
     def outage(self):
-        pytest.skip("mongomock has no server that could be out of reach; nx-27017 is tested with one")
+        pytest.skip("mongomock has no server that could fail; an outage is tested with nx-27017")
 
 
 class OnNx:

@@ -1,4 +1,4 @@
-"""The contract of stores, on the deployment that TEST_MONGODB_URL names: a real replica set, for example."""
+"""The contract tests of stores on the deployment in TEST_MONGODB_URL, for example a replica set."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from mcp_tornado.testing import EventLogContract, SessionStoreContract
 
 if not os.environ.get("TEST_MONGODB_URL"):
     pytest.skip(
-        "no deployment to test on; name one in TEST_MONGODB_URL, for example that of docker/compose.yaml: "
-        "docker compose -f docker/compose.yaml up --wait mongodb, and mongodb://127.0.0.1:27017/?replicaSet=rs0",
+        "TEST_MONGODB_URL names no deployment; for example, start the one in docker/compose.yaml: "
+        "docker compose -f docker/compose.yaml up --wait mongodb, and set mongodb://127.0.0.1:27017/?replicaSet=rs0",
         allow_module_level=True,
     )
 
@@ -26,7 +26,7 @@ class OnDeployment:
 
     @pytest.fixture
     def outage(self):
-        pytest.skip("a deployment that is named cannot be taken away; nx-27017 is, in test_contract.py")
+        pytest.skip("these tests do not stop the deployment; an outage is tested with nx-27017, in test_contract.py")
 
 
 class TestDeploymentSessions(OnDeployment, SessionStoreContract):

@@ -1,8 +1,7 @@
-"""What has expired: while it is still there, and when the server removes it by itself."""
+"""Expired sessions, leases and events: while they are still stored, and when they are removed."""
 
 from __future__ import annotations
 
-import asyncio
 from datetime import timedelta
 
 import pytest
@@ -14,9 +13,9 @@ pytestmark = pytest.mark.anyio
 KEY = "key-0001-and-so-on"
 
 
-async def test_a_session_that_has_expired_and_is_still_there_is_not_live(place, make_session, clock):
-    """The server's TTL monitor runs once a minute, and may lag: until then the document can be read."""
-    make_store, database = place
+async def test_an_expired_session_that_is_still_stored_is_not_live(backend, make_session, clock):
+    """The TTL monitor of the server runs once a minute, and may be late; until then the document can be read."""
+    make_store, database = backend
     async with make_store() as store:
         for name in ("sessions", "events"):
             database[name].drop_indexes()
@@ -35,8 +34,8 @@ async def test_a_session_that_has_expired_and_is_still_there_is_not_live(place, 
         assert [found["_id"] for found in database["sessions"].find()] == ["live"]
 
 
-async def test_the_server_removes_what_nobody_swept(nx, make_session, clock):
-    make_store, database = nx
+async def test_the_server_removes_expired_documents_that_are_not_swept(nx_backend, make_session, clock, eventually):
+    make_store, database = nx_backend
     async with make_store(events={"ttl_seconds": 1}) as store:
         await store.create(make_session(KEY))
         await store.create(make_session("live"))
@@ -49,18 +48,19 @@ async def test_the_server_removes_what_nobody_swept(nx, make_session, clock):
         later = clock() + timedelta(seconds=1)
         await store.touch(KEY, later, later + timedelta(seconds=100))
         await store.update(KEY, {"expires_at": to_microseconds(clock() - timedelta(seconds=301))}, 0)
-        async with asyncio.timeout(30):
-            while database["sessions"].count_documents({}) == 3 or database["leases"].count_documents({}) == 2:
-                await asyncio.sleep(0.05)
+        await eventually(
+            lambda: database["sessions"].count_documents({}) < 3 and database["leases"].count_documents({}) < 2,
+            "the server has removed the expired session and lease",
+        )
         assert {found["_id"] for found in database["sessions"].find()} == {"live", "@p"}
         assert [found["_id"] for found in database["leases"].find()] == ["lease that lasts"]
-        # The events were archived a moment ago, for a second and the grace.
+        # The archived events expire after one second and the grace.
         assert database["events"].count_documents({}) == 4
         assert await store.read(KEY, None) == []
 
 
-async def test_a_sweep_removes_more_than_one_command_does_and_no_more_than_it_may(place, make_session, clock):
-    make_store, database = place
+async def test_a_sweep_removes_several_batches_and_at_most_its_limit(backend, make_session, clock):
+    make_store, database = backend
     async with make_store() as store:
         for number in range(330):
             await store.create(make_session(f"key-{number}"))
@@ -70,8 +70,8 @@ async def test_a_sweep_removes_more_than_one_command_does_and_no_more_than_it_ma
         assert await store.sweep(clock(), 1000) == 210
 
 
-async def test_what_is_removed_leaves_nothing_behind(place, make_session, clock):
-    make_store, database = place
+async def test_deleted_and_swept_sessions_leave_no_documents(backend, make_session, clock):
+    make_store, database = backend
     async with make_store() as store:
         for key in ("deleted", "swept", "@p"):
             if key != "@p":
@@ -90,11 +90,11 @@ async def test_what_is_removed_leaves_nothing_behind(place, make_session, clock)
         }
 
 
-async def test_an_event_that_is_archived_too_late_is_not_seen_by_the_next_session_of_that_key(
-    place, make_session, clock
+async def test_an_event_that_is_archived_after_the_deletion_does_not_appear_in_a_new_session(
+    backend, make_session, clock
 ):
     """An append in another process may copy an event into the archive after the session was deleted."""
-    make_store, database = place
+    make_store, database = backend
     async with make_store() as store:
         await store.create(make_session(KEY))
         for number in range(3):
@@ -110,8 +110,8 @@ async def test_an_event_that_is_archived_too_late_is_not_seen_by_the_next_sessio
         assert [event.message["n"] for event in await store.read(KEY, None)] == ["a", "b", "c", "d"]
 
 
-async def test_the_archive_does_not_grow_without_bound(place, make_session):
-    make_store, database = place
+async def test_the_archive_is_bounded(backend, make_session):
+    make_store, database = backend
     for key, bounds in (
         ("many", {"max_per_session": 8}),
         ("large", {"max_bytes": 800}),
@@ -126,13 +126,13 @@ async def test_the_archive_does_not_grow_without_bound(place, make_session):
             await store.delete(key)
 
 
-async def test_a_process_whose_clock_is_behind_tears_no_gap_into_what_is_kept(place, make_session, clock):
-    make_store, _ = place
+async def test_events_of_a_process_whose_clock_is_behind_leave_no_gap(backend, make_session, clock):
+    make_store, _ = backend
     bounds = {"ttl_seconds": 60}
     async with make_store(events=bounds) as behind:
         await behind.create(make_session(KEY, lives=1000))
         behind._opened.events._clock = clock.__class__()
         clock.advance(100)
-        async with make_store(events=bounds) as right:
-            ids = [await log.append(KEY, "get", {}) for log in (right, behind, right, behind)]
-            assert [event.id for event in await right.read(KEY, None)] == ids
+        async with make_store(events=bounds) as on_time:
+            ids = [await log.append(KEY, "get", {}) for log in (on_time, behind, on_time, behind)]
+            assert [event.id for event in await on_time.read(KEY, None)] == ids

@@ -1,4 +1,4 @@
-"""The indexes that are made at every start, and those that are in the way."""
+"""The indexes of the store: created when it is entered, and in conflict with other indexes."""
 
 from __future__ import annotations
 
@@ -8,50 +8,50 @@ from mcp_tornado.stores import StoreUnavailable
 
 pytestmark = pytest.mark.anyio
 
-WANTED = {
+REQUIRED = {
     "sessions": {("times.expires",): 300, ("times.expires_at",): None, ("principal", "times.expires_at"): None},
     "events": {("expires",): 300},
     "leases": {("times.expires",): 300},
 }
 
 
-def indexes_of(database):
+def list_indexes(database):
     return {
         name: {
             tuple(field for field, _ in index["key"]): index.get("expireAfterSeconds")
             for index in database[name].index_information().values()
             if index["key"] != [("_id", 1)]
         }
-        for name in WANTED
+        for name in REQUIRED
     }
 
 
-async def test_the_indexes_are_made_and_what_was_dropped_is_made_again(place):
-    make_store, database = place
+async def test_missing_indexes_are_created_at_every_entering(backend):
+    make_store, database = backend
     async with make_store():
-        assert indexes_of(database) == WANTED
-    for name in WANTED:
+        assert list_indexes(database) == REQUIRED
+    for name in REQUIRED:
         database[name].drop_indexes()
     for _ in range(2):
         async with make_store():
-            assert indexes_of(database) == WANTED
+            assert list_indexes(database) == REQUIRED
 
 
-async def in_the_way(place, collection, keys, **options):
-    """Make an index, try to enter a store, and return what it says; then drop the index and enter again."""
-    make_store, database = place
-    there = database[collection].create_index(keys, **options)
+async def enter_with_conflict(backend, collection, keys, **options):
+    """Create an index, try to enter a store, and return the message; then drop the index and enter again."""
+    make_store, database = backend
+    name = database[collection].create_index(keys, **options)
     with pytest.raises(StoreUnavailable) as caught:
         await make_store().__aenter__()
-    for name, index in database[collection].index_information().items():
+    for listed_name, index in database[collection].index_information().items():
         if index["key"] == keys:
-            there = name  # nx-27017 gives indexes names of its own
-    database[collection].drop_index(there)
+            name = listed_name  # nx-27017 chooses the names of indexes itself
+    database[collection].drop_index(name)
     async with make_store() as store:
         await store.ping()
     message = str(caught.value)
     assert f"{database.name}.{collection}" in message
-    assert f'"{there}"' in message
+    assert f'"{name}"' in message
     assert "drop" in message
     return message
 
@@ -60,19 +60,19 @@ async def in_the_way(place, collection, keys, **options):
 @pytest.mark.parametrize(
     ("collection", "field"), [("sessions", "times.expires"), ("events", "expires"), ("leases", "times.expires")]
 )
-async def test_an_index_in_the_way_is_named_with_what_to_do(place, collection, field, options):
-    message = await in_the_way(place, collection, [(field, 1)], name="mine", **options)
+async def test_a_conflicting_index_is_named_with_what_to_do(backend, collection, field, options):
+    message = await enter_with_conflict(backend, collection, [(field, 1)], name="mine", **options)
     assert "'expireAfterSeconds': 300" in message
 
 
-async def test_an_index_of_other_keys_that_has_the_name_is_in_the_way(mongomocked):
-    """Not on nx-27017, which gives indexes names of its own."""
-    await in_the_way(mongomocked, "sessions", [("user", 1)], name="ttl")
+async def test_an_index_on_other_keys_with_the_same_name_is_a_conflict(mongomock_backend):
+    """Not on nx-27017, which chooses the names of indexes itself."""
+    await enter_with_conflict(mongomock_backend, "sessions", [("user", 1)], name="ttl")
 
 
-async def test_an_index_that_does_the_same_under_another_name_will_do(place):
-    make_store, database = place
+async def test_an_equal_index_with_another_name_is_used(backend):
+    make_store, database = backend
     database["sessions"].create_index([("times.expires", 1)], name="mine", expireAfterSeconds=300)
     database["sessions"].create_index([("user", 1)], name="yours")
     async with make_store():
-        assert indexes_of(database)["sessions"] == {**WANTED["sessions"], ("user",): None}
+        assert list_indexes(database)["sessions"] == {**REQUIRED["sessions"], ("user",): None}

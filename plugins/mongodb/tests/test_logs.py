@@ -1,4 +1,4 @@
-"""Nothing that is stored reaches a log, at no level."""
+"""No stored data is logged, at any level."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mcp_tornado_mongodb import mongodb_store
 pytestmark = pytest.mark.anyio
 
 
-async def test_the_driver_logs_neither_keys_nor_what_is_stored(nx_url, clock, make_session, caplog):
+async def test_the_driver_logs_neither_keys_nor_stored_data(nx_url, clock, make_session, caplog):
     caplog.set_level(logging.DEBUG)
     async with mongodb_store(nx_url, {}, clock) as store:
         await store.create(make_session("key-0001-and-so-on", state={"what": "clients said"}))

@@ -1,4 +1,4 @@
-"""What wakes those who wait: a change stream where there is one, polling where there is none."""
+"""Waiting tasks are woken by a change stream or, without change streams, by polling."""
 
 from __future__ import annotations
 
@@ -15,18 +15,12 @@ from mcp_tornado.stores import StoreUnavailable
 pytestmark = pytest.mark.anyio
 
 KEY = "key-0001-and-so-on"
-PATIENCE = 30
-
-
-async def until(condition):
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            await asyncio.sleep(0.005)
+TIMEOUT_SECONDS = 30
 
 
 @pytest.fixture
 def no_change_streams(monkeypatch):
-    """Refuse change streams as a standalone server does; return the list of the attempts."""
+    """Refuse change streams as a standalone server does; give the list of the attempts."""
     attempts = []
 
     async def watch(self, *_, **__):
@@ -37,147 +31,150 @@ def no_change_streams(monkeypatch):
     return attempts
 
 
-async def test_without_change_streams_a_waiter_is_woken_all_the_same(nx, make_session, no_change_streams):
-    async with nx.make_store() as one, nx.make_store() as two:
+async def test_a_waiter_is_woken_without_change_streams(nx_backend, make_session, no_change_streams, eventually):
+    async with nx_backend.make_store() as one, nx_backend.make_store() as two:
         await one.create(make_session(KEY))
         after = None
         for number in range(5):
-            waiting = asyncio.create_task(one.wait(KEY, after, PATIENCE))
-            await until(lambda: one._opened.wakeups._seen)
+            waiting = asyncio.create_task(one.wait(KEY, after, TIMEOUT_SECONDS))
+            await eventually(lambda: one._opened.wakeups._known_numbers, "the task waits")
             after = await two.append(KEY, "get", {"n": number})
-            assert await waiting is True, "woken, not out of time"
-        waiting = asyncio.create_task(one.wait(KEY, after, PATIENCE))
-        await until(lambda: one._opened.wakeups._seen)
+            assert await waiting is True, "woken, not timed out"
+        waiting = asyncio.create_task(one.wait(KEY, after, TIMEOUT_SECONDS))
+        await eventually(lambda: one._opened.wakeups._known_numbers, "the task waits")
         await two.delete(KEY)
         assert await waiting is True
-        assert no_change_streams == ["sessions"], "tried once"
+        assert no_change_streams == ["sessions"], "there was one attempt"
 
 
-async def test_what_this_process_does_wakes_its_waiters_without_the_server(nx, make_session, clock, monkeypatch):
-    over = asyncio.Event()
+async def test_changes_of_a_process_wake_its_waiters_without_the_server(
+    nx_backend, make_session, clock, monkeypatch, eventually
+):
+    is_over = asyncio.Event()
 
     async def watch(*_, **__):
-        await over.wait()
-        raise AutoReconnect("a server that tells of nothing")
+        await is_over.wait()
+        raise AutoReconnect("a server that reports no changes")
 
     monkeypatch.setattr(AsyncCollection, "watch", watch)
-    async with nx.make_store() as store:
+    async with nx_backend.make_store() as store:
         for key in ("deleted", "swept"):
             await store.create(make_session(key))
-        waiting = [asyncio.create_task(store.wait(key, None, PATIENCE)) for key in ("@p", "deleted", "swept")]
-        await until(lambda: len(store._opened.wakeups._seen) == 3)
+        waiting = [asyncio.create_task(store.wait(key, None, TIMEOUT_SECONDS)) for key in ("@p", "deleted", "swept")]
+        await eventually(lambda: len(store._opened.wakeups._known_numbers) == 3, "all tasks wait")
         await store.append("@p", "get", {})
         await store.delete("deleted")
         clock.advance(1000)
         await store.sweep(clock(), 10)
-        assert await asyncio.gather(*waiting) == [True] * 3, "woken, not out of time"
-        over.set()
+        assert await asyncio.gather(*waiting) == [True] * 3, "woken, not timed out"
+        is_over.set()
 
 
-async def test_after_an_interruption_change_streams_are_tried_again(nx, nx_outage, no_change_streams, caplog):
-    async with nx.make_store() as one, nx.make_store() as two:
-        waiting = asyncio.create_task(one.wait("@p", None, 10 * PATIENCE))
-        await until(lambda: no_change_streams)
+async def test_change_streams_are_tried_again_after_an_interruption(
+    nx_backend, nx_outage, no_change_streams, caplog, eventually, retry_until_available
+):
+    async with nx_backend.make_store() as one, nx_backend.make_store() as two:
+        waiting = asyncio.create_task(one.wait("@p", None, 10 * TIMEOUT_SECONDS))
+        await eventually(lambda: no_change_streams, "the store has tried to open a change stream")
         async with nx_outage:
-            await until(lambda: "MongoDB tells of no changes" in caplog.text)
-        await until(lambda: len(no_change_streams) > 1)
-        await append(two, "@p")
+            await eventually(lambda: "changes in MongoDB cannot be followed" in caplog.text, "the failure is logged")
+        await eventually(lambda: len(no_change_streams) > 1, "the store has tried again to open a change stream")
+        await retry_until_available(lambda: two.append("@p", "get", {}))
         assert await waiting is True
 
 
-async def append(store, key):
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            try:
-                return await store.append(key, "get", {})
-            except StoreUnavailable:
-                await asyncio.sleep(0.05)
-
-
 @pytest.mark.parametrize("driver", ["pymongo", "motor"])
-async def test_who_waits_while_the_server_is_away_is_woken_when_it_is_back(nx, nx_outage, driver):
-    async with nx.make_store(driver=driver) as one, nx.make_store(driver=driver) as two:
-        waiting = [asyncio.create_task(one.wait(f"@p{number}", None, 10 * PATIENCE)) for number in range(20)]
-        await until(lambda: one._opened.wakeups._stream is not None and len(one._opened.wakeups._seen) == 20)
+async def test_tasks_that_wait_during_an_outage_are_woken_after_it(
+    nx_backend, nx_outage, driver, eventually, retry_until_available
+):
+    async with nx_backend.make_store(driver=driver) as one, nx_backend.make_store(driver=driver) as two:
+        waiting = [asyncio.create_task(one.wait(f"@p{number}", None, 10 * TIMEOUT_SECONDS)) for number in range(20)]
+        wakeups = one._opened.wakeups
+        await eventually(lambda: wakeups._stream is not None and len(wakeups._known_numbers) == 20, "all tasks wait")
         async with nx_outage:
             with pytest.raises(StoreUnavailable):
                 await one.ping()
             assert not any(task.done() for task in waiting)
         for number in range(20):
-            await append(two, f"@p{number}")
-        async with asyncio.timeout(PATIENCE):
+            await retry_until_available(lambda number=number: two.append(f"@p{number}", "get", {}))
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             assert await asyncio.gather(*waiting) == [True] * 20
 
 
-async def test_many_who_wait_are_asked_for_in_one_query(nx, no_change_streams, monkeypatch):
-    asked = []
+async def test_one_query_asks_for_all_keys_that_tasks_wait_for(nx_backend, no_change_streams, monkeypatch, eventually):
+    key_counts = []
     find = AsyncCollection.find
 
-    def finding(self, wanted, *rest):
-        asked.append(len(wanted["_id"]["$in"]))
-        return find(self, wanted, *rest)
+    def count_and_find(self, query, *rest):
+        key_counts.append(len(query["_id"]["$in"]))
+        return find(self, query, *rest)
 
-    async with nx.make_store() as store:
-        waiting = [asyncio.create_task(store.wait(f"@p{number}", None, 10 * PATIENCE)) for number in range(300)]
-        await until(lambda: len(store._opened.wakeups._seen) == 300)
-        monkeypatch.setattr(AsyncCollection, "find", finding)
-        await until(lambda: len(asked) >= 3)
-        assert set(asked) == {300}
+    async with nx_backend.make_store() as store:
+        waiting = [asyncio.create_task(store.wait(f"@p{number}", None, 10 * TIMEOUT_SECONDS)) for number in range(300)]
+        wakeups = store._opened.wakeups
+        await eventually(lambda: len(wakeups._known_numbers) == 300, "all tasks wait")
+        monkeypatch.setattr(AsyncCollection, "find", count_and_find)
+        await eventually(lambda: len(key_counts) >= 3, "the store has polled three times")
+        assert set(key_counts) == {300}
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
-        assert store._opened.wakeups._seen == {}
-        asked.clear()
+        assert wakeups._known_numbers == {}
+        key_counts.clear()
         await store.wait("@q", None, 0)
-        assert max(asked) == 1
+        assert max(key_counts) == 1
 
 
 @pytest.mark.parametrize("driver", ["pymongo", "motor"])
-async def test_closing_leaves_no_task_behind(nx, driver):
+async def test_closing_leaves_no_task_behind(nx_backend, driver, eventually):
     others = asyncio.all_tasks()
-    async with nx.make_store(driver=driver) as store:
-        waiting = [asyncio.create_task(store.wait(f"@p{number}", None, PATIENCE)) for number in range(3)]
-        given_up = [asyncio.create_task(store.ping()) for _ in range(10)]
-        await until(lambda: store._opened.wakeups._stream is not None)
-        for task in [waiting[0], *given_up]:
+    async with nx_backend.make_store(driver=driver) as store:
+        waiting = [asyncio.create_task(store.wait(f"@p{number}", None, TIMEOUT_SECONDS)) for number in range(3)]
+        pinging = [asyncio.create_task(store.ping()) for _ in range(10)]
+        await eventually(lambda: store._opened.wakeups._stream is not None, "the change stream is open")
+        for task in [waiting[0], *pinging]:
             task.cancel()
     assert [type(result) for result in await asyncio.gather(*waiting, return_exceptions=True)] == [
         asyncio.CancelledError,
         StoreUnavailable,
         StoreUnavailable,
     ]
-    await asyncio.gather(*given_up, return_exceptions=True)
-    await until(lambda: asyncio.all_tasks() == others)
+    await asyncio.gather(*pinging, return_exceptions=True)
+    await eventually(lambda: asyncio.all_tasks() == others, "all tasks of the store have ended")
 
 
-class Server:
-    """Numbers of events, and change streams that tell of them, in the place of a server."""
+class FakeServer:
+    """A server with numbers of events and change streams, which the test controls.
+
+    While `may_answer` is clear, queries wait after they have been evaluated; while `may_open` is clear, the opening of
+    a change stream waits.
+    """
 
     def __init__(self):
         self.numbers = {}
         self.streams = []
         self.failures = []
-        self.asked = asyncio.Event()
-        self.answer = asyncio.Event()
-        self.answer.set()
-        self.opened = asyncio.Event()
-        self.opened.set()
+        self.was_asked = asyncio.Event()
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.may_open = asyncio.Event()
+        self.may_open.set()
 
     async def newest_numbers(self, keys):
         numbers = {key: self.numbers.get(key, 0) for key in keys}
-        self.asked.set()
-        await self.answer.wait()
+        self.was_asked.set()
+        await self.may_answer.wait()
         return numbers
 
     async def watch(self, _, max_await_time_ms):
-        await self.opened.wait()
+        await self.may_open.wait()
         if self.failures:
             raise self.failures.pop()
-        self.streams.append(Stream())
+        self.streams.append(FakeStream())
         return self.streams[-1]
 
 
-class Stream:
+class FakeStream:
     def __init__(self):
         self.alive = True
         self.changes = asyncio.Queue()
@@ -203,70 +200,73 @@ class Stream:
 
 @pytest.fixture
 async def fake(anyio_backend):
-    server = Server()
-    wakeups = WakeUps(server, server.newest_numbers, Calls("nowhere", 3))
+    """Give a fake server, and the wake-ups on it."""
+    server = FakeServer()
+    wakeups = WakeUps(server, server.newest_numbers, Calls("a fake server", 3))
     yield server, wakeups
     await wakeups.close()
 
 
-def changed(key):
+def make_change(key):
     return {"operationType": "update", "documentKey": {"_id": key}}
 
 
 @pytest.mark.parametrize("end", [{"operationType": "invalidate"}, AutoReconnect("gone"), OperationFailure("lost", 286)])
-async def test_a_stream_that_ends_is_opened_again_and_what_was_missed_is_found(fake, end):
+async def test_a_stream_that_ends_is_opened_again_and_no_change_is_missed(fake, end, eventually):
     server, wakeups = fake
-    missed = asyncio.create_task(wakeups.wait("missed", 0, PATIENCE))
-    later = asyncio.create_task(wakeups.wait("later", 0, PATIENCE))
-    await until(lambda: server.streams and len(wakeups._seen) == 2)
-    server.opened.clear()
+    missed = asyncio.create_task(wakeups.wait("missed", 0, TIMEOUT_SECONDS))
+    later = asyncio.create_task(wakeups.wait("later", 0, TIMEOUT_SECONDS))
+    await eventually(lambda: server.streams and len(wakeups._known_numbers) == 2, "both tasks wait")
+    server.may_open.clear()
     server.streams[0].changes.put_nowait(end)
-    await until(lambda: not server.streams[0].alive)
+    await eventually(lambda: not server.streams[0].alive, "the stream has ended")
     server.numbers["missed"] = 1
-    server.opened.set()
+    server.may_open.set()
     assert await missed is True
     server.numbers["later"] = 1
-    server.streams[1].changes.put_nowait(changed("later"))
+    server.streams[1].changes.put_nowait(make_change("later"))
     assert await later is True
 
 
 @pytest.mark.parametrize("failure", [AutoReconnect("gone"), ExecutionTimeout("too late")])
-async def test_a_stream_that_cannot_be_opened_in_time_is_tried_again_and_not_given_up_for_polling(fake, failure):
+async def test_a_stream_that_cannot_be_opened_in_time_is_tried_again_without_polling(fake, failure, eventually):
     server, wakeups = fake
     server.failures.append(failure)
-    waiting = asyncio.create_task(wakeups.wait("mine", 0, PATIENCE))
-    await until(lambda: server.streams)
-    server.streams[0].changes.put_nowait(changed("mine"))
+    waiting = asyncio.create_task(wakeups.wait("mine", 0, TIMEOUT_SECONDS))
+    await eventually(lambda: server.streams, "a change stream is open")
+    server.streams[0].changes.put_nowait(make_change("mine"))
     assert await waiting is True
 
 
-async def test_what_changes_while_the_first_stream_is_opened_is_found(fake):
-    """The look at what is there already may be older than the stream, which does not tell of what came before it."""
+async def test_a_change_while_the_first_stream_is_opened_wakes_the_waiters(fake, eventually):
+    """A task may have asked for the newest event before the stream was open; the stream reports later changes only."""
     server, wakeups = fake
-    server.answer.clear()
-    server.opened.clear()
-    first = asyncio.create_task(wakeups.wait("first", 0, PATIENCE))
-    await server.asked.wait()
-    server.asked.clear()
-    server.answer.set()
-    await until(lambda: "first" in wakeups._seen)
-    server.answer.clear()
-    second = asyncio.create_task(wakeups.wait("second", 0, PATIENCE))
-    await server.asked.wait()
+    server.may_answer.clear()
+    server.may_open.clear()
+    first = asyncio.create_task(wakeups.wait("first", 0, TIMEOUT_SECONDS))
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        await server.was_asked.wait()
+    server.was_asked.clear()
+    server.may_answer.set()
+    await eventually(lambda: "first" in wakeups._known_numbers, "the first task waits")
+    server.may_answer.clear()
+    second = asyncio.create_task(wakeups.wait("second", 0, TIMEOUT_SECONDS))
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        await server.was_asked.wait()
     server.numbers = {"first": 1, "second": 1}
-    server.opened.set()
-    await until(lambda: server.streams)
-    server.answer.set()
+    server.may_open.set()
+    await eventually(lambda: server.streams, "a change stream is open")
+    server.may_answer.set()
     assert await asyncio.gather(first, second) == [True, True]
 
 
-async def test_a_change_of_another_key_wakes_nobody(fake):
+async def test_a_change_of_another_key_wakes_no_task(fake, eventually):
     server, wakeups = fake
-    waiting = asyncio.create_task(wakeups.wait("mine", 0, PATIENCE))
-    other = asyncio.create_task(wakeups.wait("other", 0, PATIENCE))
-    await until(lambda: server.streams)
-    server.streams[0].changes.put_nowait(changed("nobody's"))
-    server.streams[0].changes.put_nowait(changed("other"))
+    waiting = asyncio.create_task(wakeups.wait("mine", 0, TIMEOUT_SECONDS))
+    other = asyncio.create_task(wakeups.wait("other", 0, TIMEOUT_SECONDS))
+    await eventually(lambda: server.streams, "a change stream is open")
+    server.streams[0].changes.put_nowait(make_change("unknown"))
+    server.streams[0].changes.put_nowait(make_change("other"))
     assert await other is True
     assert not waiting.done()
     wakeups.wake("mine")

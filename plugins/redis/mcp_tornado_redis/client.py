@@ -1,4 +1,4 @@
-"""Sending commands: over a bounded number of connections, in bounded time, and never twice where that would matter."""
+"""Sending commands over a bounded number of connections and in bounded time; a command that writes is not repeated."""
 
 from __future__ import annotations
 
@@ -13,109 +13,114 @@ from redis.exceptions import NoPermissionError, NoScriptError, RedisError
 
 from mcp_tornado.stores import StoreUnavailable
 from mcp_tornado_redis.address import Address
-from mcp_tornado_redis.failures import unavailable
+from mcp_tornado_redis.failures import translate_error
 from mcp_tornado_redis.scripts import Script
 
 _MODE: Final = re.compile(rb"^(?:redis|server)_mode:(\w+)", re.MULTILINE)
 _VERSION: Final = re.compile(rb"^redis_version:(\d+)", re.MULTILINE)
-_OLDEST: Final = 7
-"""The oldest major version that has what the scripts use."""
+_MIN_MAJOR_VERSION: Final = 7
+"""The oldest major version of Redis that has the commands of the scripts."""
 
 
 class Client:
-    """The connections of one store, from entering it to leaving it; they are opened when they are needed."""
+    """The connections of an open store; each is opened when it is needed."""
 
     def __init__(self, address: Address) -> None:
         self._address = address
-        self._pool = address.pool()
+        self._pool = address.make_pool()
         self._slots = asyncio.Semaphore(self._pool.max_connections)
-        self._under_way: set[asyncio.Timeout] = set()
-        """The limits in time of the operations that have begun."""
-        self._closed = False
+        self._running: set[asyncio.Timeout] = set()
+        """The timeouts of the operations that have begun."""
+        self._is_closed = False
 
     async def close(self) -> None:
-        """Close all connections; what is under way fails."""
-        self._closed = True
-        # A connection must not be closed under who uses it: redis-py does not expect that.
-        for limit in self._under_way:
-            if not limit.expired():
-                limit.reschedule(0)
+        """Close all connections; running operations fail."""
+        self._is_closed = True
+        # End the operations first: redis-py does not expect that a connection is closed while it is in use.
+        for timeout in self._running:
+            if not timeout.expired():
+                timeout.reschedule(0)
         for _ in range(self._pool.max_connections):
             await self._slots.acquire()
         with suppress(RedisError, OSError):
             await self._pool.disconnect()
 
-    async def check(self) -> None:
-        """Check that the server is of a kind that the store can work with.
+    async def check_server(self) -> None:
+        """Check that the store can work with this kind and version of server.
 
         Raises:
-            StoreUnavailable: It is not, or it does not answer.
+            StoreUnavailable: It cannot, or the server does not answer.
         """
-        async with self._bounded():
+        async with self._run_operation():
             try:
-                info: bytes = await self._send("INFO", "server", repeatable=True)
+                info: bytes = await self._send_command("INFO", "server", is_repeatable=True)
             except NoPermissionError:
-                return  # then the first script shows it
+                return  # the first script fails if the server cannot be used
         mode, version = _MODE.search(info), _VERSION.search(info)
         if mode is not None and mode[1] != b"standalone":
-            found = f"runs as a {mode[1].decode()}: this store needs a single server, or the primary of replicas"
-        elif version is not None and int(version[1]) < _OLDEST:
-            found = f"has the version {version[1].decode()}: this store needs {_OLDEST}.0 or newer, or Valkey"
+            problem = f"runs as a {mode[1].decode()}: this store needs a single server, or the primary of replicas"
+        elif version is not None and int(version[1]) < _MIN_MAJOR_VERSION:
+            problem = (
+                f"has the version {version[1].decode()}: this store needs {_MIN_MAJOR_VERSION}.0 or newer, or Valkey"
+            )
         else:
             return
-        raise StoreUnavailable(f"Redis at {self._address.name} {found}")
+        raise StoreUnavailable(f"Redis at {self._address.name} {problem}")
 
     async def ping(self) -> None:
         """Return if the server answers.
 
         Raises:
-            StoreUnavailable: It does not.
+            StoreUnavailable: The server does not answer.
         """
-        async with self._bounded():
-            await self._send("PING", repeatable=True)
+        async with self._run_operation():
+            await self._send_command("PING", is_repeatable=True)
 
     async def run(self, script: Script, *arguments: str | bytes | int) -> Any:
         """Run a script and return its answer.
 
         Raises:
-            StoreUnavailable: It failed, or it is not known whether it ran.
+            StoreUnavailable: The script failed, or it is not known whether it ran.
         """
-        async with self._bounded():
+        async with self._run_operation():
             try:
-                return await self._send("EVALSHA", script.sha, 0, *arguments, repeatable=script.repeatable)
+                return await self._send_command(
+                    "EVALSHA", script.sha, 0, *arguments, is_repeatable=script.is_repeatable
+                )
             except NoScriptError:  # the server is new, or was restarted
-                return await self._send("EVAL", script.text, 0, *arguments, repeatable=script.repeatable)
+                return await self._send_command("EVAL", script.text, 0, *arguments, is_repeatable=script.is_repeatable)
 
     @asynccontextmanager
-    async def _bounded(self) -> AsyncGenerator[None]:
-        limit = asyncio.timeout(self._address.limit)
-        self._under_way.add(limit)
+    async def _run_operation(self) -> AsyncGenerator[None]:
+        """Wait for a free connection, limit the time of the block, and translate its errors."""
+        timeout = asyncio.timeout(self._address.operation_timeout)
+        self._running.add(timeout)
         try:
-            async with limit, self._slots:
+            async with timeout, self._slots:
                 yield
         except (RedisError, OSError) as error:  # a TimeoutError is an OSError
-            if self._closed:
+            if self._is_closed:
                 raise StoreUnavailable("the Redis store is closed") from error
-            raise unavailable(self._address.name, error) from error
+            raise translate_error(self._address.name, error) from error
         finally:
-            self._under_way.discard(limit)
+            self._running.discard(timeout)
 
-    async def _send(self, *command: str | bytes | int, repeatable: bool) -> Any:
+    async def _send_command(self, *command: str | bytes | int, is_repeatable: bool) -> Any:
         """Send a command and return its answer.
 
-        Where the connection breaks, it is sent once more if that does no harm: because it changes nothing, or because
-        the server cannot have had the whole of it.
+        If the connection breaks, the command is sent once more, but only if it is repeatable or if the server cannot
+        have received the whole command.
         """
-        for is_last_try in (False, True):
+        for is_last_attempt in (False, True):
             connection = await self._pool.get_connection()
             is_sent = False
             try:
-                async with asyncio.timeout(self._address.answer_limit):
+                async with asyncio.timeout(self._address.response_timeout):
                     await connection.send_command(*command)
                     is_sent = True
                     return cast(Any, await connection.read_response())
             except BrokenConnection:
-                if is_last_try or (is_sent and not repeatable):
+                if is_last_attempt or (is_sent and not is_repeatable):
                     raise
             finally:
                 await self._pool.release(connection)

@@ -1,4 +1,4 @@
-"""The scripts that the server runs: each is atomic, one round trip, and a file in `lua/`."""
+"""The Lua scripts of the store: each is a file in `lua/`, runs atomically on the server, and takes one round trip."""
 
 from __future__ import annotations
 
@@ -10,32 +10,33 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One script. Its arguments begin with what `lua/common.lua` says and, where it knows events, `lua/events.lua`."""
+    """A script. `lua/common.lua`, and for scripts that use events `lua/events.lua`, define its first arguments."""
 
     text: str
     sha: str
-    repeatable: bool
-    """Whether it may run twice where it was meant to run once."""
+    is_repeatable: bool
+    """Whether the client may send the script again if it does not know whether it ran."""
 
 
-def _script(name: str, *, knows_events: bool = False, repeatable: bool = False) -> Script:
+def _load(name: str, *, uses_events: bool = False, is_repeatable: bool = False) -> Script:
     directory = files("mcp_tornado_redis") / "lua"
-    parts = ("common", "events", name) if knows_events else ("common", name)
+    parts = ("common", "events", name) if uses_events else ("common", name)
     text = "\n".join((directory / f"{part}.lua").read_text("utf-8") for part in parts)
-    sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()  # the server's own name for it
-    return Script(text, sha, repeatable)
+    # Redis identifies a script by the SHA-1 of its text.
+    sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+    return Script(text, sha, is_repeatable)
 
 
-CREATE: Final = _script("create")
-GET: Final = _script("get", repeatable=True)
-TOUCH: Final = _script("touch")
-UPDATE: Final = _script("update")
-DELETE: Final = _script("delete")
-SWEEP: Final = _script("sweep")
-COUNT: Final = _script("count", repeatable=True)
-PAGE: Final = _script("page", repeatable=True)
-APPEND: Final = _script("append", knows_events=True)
-READ: Final = _script("read", knows_events=True, repeatable=True)
-NEWEST: Final = _script("newest", knows_events=True, repeatable=True)
-CLAIM: Final = _script("claim")
-RELEASE: Final = _script("release")
+CREATE: Final = _load("create")
+GET: Final = _load("get", is_repeatable=True)
+TOUCH: Final = _load("touch")
+UPDATE: Final = _load("update")
+DELETE: Final = _load("delete")
+SWEEP: Final = _load("sweep")
+COUNT: Final = _load("count", is_repeatable=True)
+PAGE: Final = _load("page", is_repeatable=True)
+APPEND: Final = _load("append", uses_events=True)
+READ: Final = _load("read", uses_events=True, is_repeatable=True)
+NEWEST: Final = _load("newest", uses_events=True, is_repeatable=True)
+CLAIM: Final = _load("claim")
+RELEASE: Final = _load("release")

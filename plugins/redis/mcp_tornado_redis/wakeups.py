@@ -1,4 +1,4 @@
-"""Hearing of what is new, from this process and from others."""
+"""Waking the tasks that wait for events, after a change by this process or by another one."""
 
 from __future__ import annotations
 
@@ -14,46 +14,46 @@ from redis.exceptions import TimeoutError as NoAnswer
 
 from mcp_tornado.stores import Waiters
 from mcp_tornado_redis.address import Address
-from mcp_tornado_redis.failures import unavailable
+from mcp_tornado_redis.failures import translate_error
 
 _log = logging.getLogger(__name__)
 
-_SILENCE: Final = 10.0
-"""Seconds without a word after which the server is asked whether it is still there."""
-_FIRST_RETRY: Final = 0.1
-_LAST_RETRY: Final = 5.0
+_PING_AFTER_SECONDS: Final = 10.0
+"""Seconds without a message after which the server is pinged."""
+_FIRST_RETRY_SECONDS: Final = 0.1
+_LAST_RETRY_SECONDS: Final = 5.0
 
 
 class WakeUps:
-    """Who waits in this process, and the connection that tells what wakes them.
+    """The tasks of this process that wait for events, and the subscription to the channel that wakes them.
 
-    A message on the channel is `<number>:<key>`: an event with this number was appended; without a number, the
-    session has ended.
+    A message on the channel is `<number>:<key>`: an event with this number was appended. Without a number, the session
+    has ended.
     """
 
     def __init__(self, address: Address, channel: str) -> None:
         self._address = address
         self._channel = channel
-        self._connection = address.connection()
+        self._connection = address.make_connection()
         self._waiters = Waiters()
         self._starts: dict[str, list[float]] = {}
-        """For each key that is waited for, the numbers after which an event is new to those who wait."""
+        """For each waiting task, by key: the number after which an event is new to the task."""
         self._task: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Begin to listen.
+        """Subscribe to the channel.
 
         Raises:
-            StoreUnavailable: The server cannot be listened to.
+            StoreUnavailable: The subscription failed.
         """
         try:
             await self._subscribe()
         except (RedisError, OSError) as error:
-            raise unavailable(self._address.name, error) from error
+            raise translate_error(self._address.name, error) from error
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        """Stop listening, and wake everybody."""
+        """Wake all waiting tasks, and close the connection."""
         self._waiters.wake_all()
         if self._task is not None:
             self._task.cancel()
@@ -61,59 +61,64 @@ class WakeUps:
         await self._disconnect()
 
     def wake(self, key: str, number: int | None) -> None:
-        """Wake those who wait for an event with this number, or for less; `None` wakes all who wait for the key."""
+        """Wake the tasks that wait for this key, if the event with this number is new to one of them.
+
+        Args:
+            key: The key.
+            number: The number of an event; `None` wakes all tasks that wait for the key.
+        """
         if number is None or any(start < number for start in self._starts.get(key, ())):
             self._waiters.wake(key)
 
     async def wait(
-        self, key: str, start: int | None, timeout: float, newest: Callable[[], Awaitable[int | None]]
+        self, key: str, start: int | None, timeout: float, get_newest: Callable[[], Awaitable[int | None]]
     ) -> bool:
         """Wait for an event with a number above `start`, at most `timeout` seconds; see `EventLog.wait`.
 
         Args:
-            key: Whose event.
-            start: The number, or `None` where no event is one that is waited for.
+            key: The key whose events to wait for.
+            start: The number; with `None`, only the end of the session ends the wait early.
             timeout: Seconds.
-            newest: Asks the server for the number of the newest event: `None` where the session is not live.
+            get_newest: Asks the server for the number of the newest event, or `None` if the session is not live.
         """
         first = start if start is not None else math.inf
 
-        async def is_new() -> bool:
-            number = await newest()
-            return number is None or first < number
+        async def has_news() -> bool:
+            newest = await get_newest()
+            return newest is None or first < newest
 
         starts = self._starts.setdefault(key, [])
         starts.append(first)
         try:
-            return await self._waiters.wait(key, timeout, is_new)
+            return await self._waiters.wait(key, timeout, has_news)
         finally:
             starts.remove(first)
             if not starts:
                 del self._starts[key]
 
     async def _run(self) -> None:
-        """Listen for ever, and begin anew after every interruption, whatever it was."""
+        """Read messages for ever; subscribe again after every failure."""
         while True:
             try:
-                await self._follow()
+                await self._read_messages()
             except Exception as error:
-                told = unavailable(self._address.name, error)
-                _log.warning("%s; until it can be listened to again, nobody is woken", told)
+                failure = translate_error(self._address.name, error)
+                _log.warning("%s; changes by other processes wake no task until the subscription is restored", failure)
             await self._reconnect()
-            _log.info("Redis at %s is listened to again", self._address.name)
-            self._waiters.wake_all()  # what was said meanwhile, nobody has heard
+            _log.info("the subscription to Redis at %s is restored", self._address.name)
+            self._waiters.wake_all()  # messages that were sent meanwhile are lost
 
     async def _reconnect(self) -> None:
-        retry = _FIRST_RETRY
+        delay = _FIRST_RETRY_SECONDS
         while True:
             await self._disconnect()
-            await asyncio.sleep(retry)
-            retry = min(2 * retry, _LAST_RETRY)
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, _LAST_RETRY_SECONDS)
             with suppress(Exception):
                 return await self._subscribe()
 
     async def _subscribe(self) -> None:
-        async with asyncio.timeout(self._address.limit):
+        async with asyncio.timeout(self._address.operation_timeout):
             await self._connection.connect()
             await self._connection.send_command("SUBSCRIBE", self._channel)
             await self._connection.read_response()
@@ -122,23 +127,23 @@ class WakeUps:
         with suppress(RedisError, OSError):
             await self._connection.disconnect()
 
-    async def _follow(self) -> None:
-        """Wake whom the channel tells of, until the connection breaks or the server falls silent."""
-        asked = False
+    async def _read_messages(self) -> None:
+        """Wake the tasks that the messages concern, until the connection breaks or a ping gets no answer."""
+        awaits_pong = False
         while True:
-            timeout = self._address.answer_limit if asked else _SILENCE
+            timeout = self._address.response_timeout if awaits_pong else _PING_AFTER_SECONDS
             message = cast(list[bytes] | None, await self._connection.read_response(timeout=timeout))
             if message is not None:
-                asked = False
+                awaits_pong = False
                 if message[0] == b"message":
-                    self._hear(message[2])
-            elif asked:
+                    self._handle_message(message[2])
+            elif awaits_pong:
                 raise NoAnswer
             else:
-                # A health check of redis-py's own would not understand how a connection that listens answers.
+                # Not by a health check of redis-py: it does not understand the answer on a subscribed connection.
                 await self._connection.send_command("PING", check_health=False)
-                asked = True
+                awaits_pong = True
 
-    def _hear(self, message: bytes) -> None:
+    def _handle_message(self, message: bytes) -> None:
         number, _, key = message.decode("utf-8", "surrogatepass").partition(":")
         self.wake(key, int(number) if number else None)

@@ -1,4 +1,4 @@
-"""Where the stores of these tests keep their data: on servers started here, and on a deployment that is named."""
+"""Fixtures of the Redis store's tests: servers that are started here, stores on them, and waiting for conditions."""
 
 from __future__ import annotations
 
@@ -21,34 +21,28 @@ import redis
 import trustme
 from mcp_tornado_redis import redis_store
 
+from mcp_tornado.stores import StoreUnavailable
 from mcp_tornado.testing import FakeClock, new_session
 
-DEADLINE = 30
+TIMEOUT_SECONDS = 30
 
 
-def wait_until(condition):
-    """Wait until a condition holds and return what it returned."""
-    deadline = time.monotonic() + DEADLINE
-    while not (holds := condition()):
-        assert time.monotonic() < deadline, "it did not come true"
+def wait_until(condition, description):
+    """Wait until a condition holds and return what it returned; block the event loop meanwhile."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"not within {TIMEOUT_SECONDS} s: {description}"
         time.sleep(0.01)
-    return holds
+    return result
 
 
-async def eventually_holds(condition):
-    """Wait until a condition holds, and let other tasks go on meanwhile."""
-    async with asyncio.timeout(DEADLINE):
-        while not condition():
-            await asyncio.sleep(0.005)
+def find_free_port():
+    """Return a free port below the range of ephemeral ports.
 
-
-def free_port():
-    """Return a port that nobody listens on, and that no connection is given as its own end.
-
-    Else who tries to reach a server that was killed might, on this machine, be connected to itself.
+    If the port were in that range, a connection to a killed server could be connected to itself.
     """
     while True:
-        port = random.randrange(10_000, 22_000)  # a cluster uses the port 10,000 above as well
+        port = random.randrange(10_000, 22_000)  # a cluster also uses the port that is higher by 10,000
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
 
@@ -59,7 +53,7 @@ class RedisServer:
     def __init__(self, program, directory, *options):
         self._command = [program, *options]
         self._directory = directory
-        self.port = free_port()
+        self.port = find_free_port()
         self._process = None
         self.start()
 
@@ -67,25 +61,25 @@ class RedisServer:
     def url(self):
         return f"redis://127.0.0.1:{self.port}"
 
-    def _listening(self):
+    def _port_options(self):
         return ("--port", str(self.port))
 
-    def _client(self):
+    def _make_client(self):
         return redis.Redis(port=self.port, protocol=2)
 
     @contextlib.contextmanager
     def client(self):
-        """Give a client that has nothing to do with the store."""
-        with self._client() as client:
+        """Give a client that is independent of the store."""
+        with self._make_client() as client:
             yield client
 
     def start(self, *options):
         fixed = ("--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--appendfsync", "always")
         with (self._directory / "out").open("ab") as out:
             self._process = subprocess.Popen(
-                [*self._command, *self._listening(), *fixed, *options], cwd=self._directory, stdout=out, stderr=out
+                [*self._command, *self._port_options(), *fixed, *options], cwd=self._directory, stdout=out, stderr=out
             )
-        wait_until(self._listens)
+        wait_until(self._listens, "redis-server listens")
 
     def _listens(self):
         assert self._process.poll() is None, (self._directory / "out").read_text()
@@ -101,7 +95,7 @@ class RedisServer:
 
     @contextlib.asynccontextmanager
     async def killed(self):
-        """Kill it, and start it again on the same port with its data."""
+        """Kill the server; at the end, start it again on the same port with its data."""
         self.kill()
         try:
             yield
@@ -110,9 +104,11 @@ class RedisServer:
 
     @contextlib.asynccontextmanager
     async def frozen(self):
-        """Stop it as it stands: it accepts connections still, and answers nothing."""
+        """Suspend the server: it still accepts connections, and answers nothing; resume it at the end."""
         self._process.send_signal(signal.SIGSTOP)
-        wait_until(lambda: psutil.Process(self._process.pid).status() == psutil.STATUS_STOPPED)
+        wait_until(
+            lambda: psutil.Process(self._process.pid).status() == psutil.STATUS_STOPPED, "redis-server is suspended"
+        )
         try:
             yield
         finally:
@@ -120,7 +116,7 @@ class RedisServer:
 
 
 class TLSRedisServer(RedisServer):
-    """A redis-server that speaks TLS alone, with a certificate of an authority of its own."""
+    """A redis-server that accepts only TLS, with a certificate of an authority of its own."""
 
     def __init__(self, program, directory):
         self._authority = directory / "ca.pem"
@@ -135,89 +131,14 @@ class TLSRedisServer(RedisServer):
 
     @property
     def url(self):
-        # On a busy machine a handshake now and then takes longer than the store would wait by itself.
+        # On a busy machine a handshake sometimes takes longer than the default timeout of the store.
         return f"rediss://localhost:{self.port}?ssl_ca_certs={self._authority}&socket_connect_timeout=8"
 
-    def _listening(self):
+    def _port_options(self):
         return ("--port", "0", "--tls-port", str(self.port))
 
-    def _client(self):
+    def _make_client(self):
         return redis.Redis(port=self.port, ssl=True, ssl_ca_certs=str(self._authority), protocol=2)
-
-
-class Proxy:
-    """What stands between a store and its server, and loses things.
-
-    It counts and loses exchanges of one request and one answer. Those that begin a connection are left alone, and so
-    are connections for listening.
-    """
-
-    def __init__(self, port):
-        self._server_port = port
-        self._tasks = set()
-        self._connections = {}
-        self.requests = 0
-        self.losses = []
-        """For each of the next exchanges, what is lost together with the connection: "request", "answer" or `None`."""
-
-    async def __aenter__(self):
-        self._listening = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.url = f"redis://127.0.0.1:{self._listening.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(self, *_):
-        self._listening.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._listening.wait_closed()
-
-    def break_all(self, *, with_reset):
-        """Break all connections but those for listening, as a server does that goes away, or a host."""
-        for client in [client for client, listens in self._connections.items() if not listens]:
-            if with_reset:
-                linger = b"\1\0\0\0\0\0\0\0"
-                client.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            client.transport.abort()
-
-    async def _accept(self, reader, writer):
-        self._tasks.add(asyncio.current_task())
-        self._connections[writer] = False
-        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
-        lost_answers = asyncio.Event()
-        answers = asyncio.ensure_future(self._forward_answers(server_reader, writer, lost_answers))
-        try:
-            await self._forward_requests(reader, writer, server_writer, lost_answers)
-        finally:
-            answers.cancel()
-            await asyncio.gather(answers, return_exceptions=True)
-            for each in (writer, server_writer):
-                each.close()
-            for each in (writer, server_writer):
-                with contextlib.suppress(OSError):
-                    await each.wait_closed()
-            del self._connections[writer]
-            self._tasks.discard(asyncio.current_task())
-
-    async def _forward_requests(self, reader, writer, server_writer, lost_answers):
-        with contextlib.suppress(OSError):
-            while data := await reader.read(1_000_000):
-                self._connections[writer] |= b"SUBSCRIBE" in data
-                if not self._connections[writer] and b"SETINFO" not in data:
-                    self.requests += 1
-                    lost = self.losses.pop(0) if self.losses else None
-                    if lost == "request":
-                        return
-                    if lost == "answer":
-                        lost_answers.set()
-                server_writer.write(data)
-
-    async def _forward_answers(self, server_reader, writer, lost_answers):
-        while data := await server_reader.read(1_000_000):
-            if lost_answers.is_set():
-                break
-            writer.write(data)
-        writer.close()
 
 
 @pytest.fixture
@@ -232,33 +153,70 @@ def clock():
 
 @pytest.fixture
 def make_session(clock):
-    """Make a session that lives for a number of seconds from now."""
+    """Return a function that makes a session that lives for a number of seconds from now."""
     return partial(new_session, clock)
 
 
 @pytest.fixture
 def eventually():
-    """Wait until a condition holds."""
-    return eventually_holds
+    """Return a function that waits until a condition holds; if it does not, the failure quotes the description."""
+
+    async def wait(condition, description):
+        try:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                while not condition():
+                    await asyncio.sleep(0.005)
+        except TimeoutError:
+            pytest.fail(f"not within {TIMEOUT_SECONDS} s: {description}")
+
+    return wait
+
+
+@pytest.fixture
+def retry_until_available():
+    """Return a function that calls an operation until the store is available, and returns its result."""
+
+    async def retry(operation):
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while True:
+            try:
+                return await operation()
+            except StoreUnavailable:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.01)
+
+    return retry
+
+
+@pytest.fixture
+def step_loop():
+    """Return a function that lets the event loop run some iterations, so that a test can stop a task at each step."""
+
+    async def step(iterations):
+        for _ in range(iterations):
+            await asyncio.sleep(0)
+
+    return step
 
 
 @pytest.fixture(scope="module", autouse=True)
-def nothing_is_left_behind():
-    """No process and no socket outlives the tests that made it."""
+def check_nothing_left():
+    """Check that the tests of a module leave no process and no socket behind."""
     this = psutil.Process()
 
-    def held():
+    def list_resources():
         sockets = {(connection.laddr, connection.raddr) for connection in this.net_connections()}
         return sockets | {child.pid for child in this.children(recursive=True)}
 
-    before = held()
+    before = list_resources()
     yield
-    assert held() - before == set()
+    assert list_resources() - before == set()
 
 
 @pytest.fixture(scope="module")
 def program():
-    """Find redis-server."""
+    """Give the path of redis-server."""
     found = shutil.which("redis-server")
     if found is None:
         pytest.skip("did not run: redis-server is not on the PATH; apt-get install redis-server")
@@ -267,7 +225,7 @@ def program():
 
 @pytest.fixture(scope="module")
 def make_directory(tmp_path_factory):
-    """Make a directory for a server's data: in memory if that can be had, since a busy disk takes seconds to sync."""
+    """Return a function that makes a directory for data; in memory if possible, because disks are slow to sync."""
     memory = Path("/dev/shm")
     if not os.access(memory, os.W_OK):
         yield lambda: tmp_path_factory.mktemp("redis")
@@ -278,7 +236,7 @@ def make_directory(tmp_path_factory):
 
 @pytest.fixture
 def start_server(program, make_directory):
-    """Start a server for one test; arguments are options of redis-server."""
+    """Return a function that starts a server for one test; arguments are options of redis-server."""
     with contextlib.ExitStack() as stack:
 
         def start(*options):
@@ -290,18 +248,18 @@ def start_server(program, make_directory):
 
 
 @pytest.fixture(scope="module")
-def shared_server(program, make_directory, nothing_is_left_behind):
+def shared_server(program, make_directory, check_nothing_left):
     server = RedisServer(program, make_directory())
     yield server
     server.kill()
 
 
 @pytest.fixture(scope="module")
-def shared_tls_server(program, make_directory, nothing_is_left_behind):
+def shared_tls_server(program, make_directory, check_nothing_left):
     try:
         server = TLSRedisServer(program, make_directory())
     except AssertionError as error:
-        if not any(words in str(error) for words in ("Failed finding TLS support", "Bad directive")):
+        if not any(text in str(error) for text in ("Failed finding TLS support", "Bad directive")):
             raise
         pytest.skip("did not run: redis-server was built without TLS; apt-get install redis-server brings one with it")
     yield server
@@ -319,20 +277,14 @@ def server(shared_server):
 
 @pytest.fixture
 def client(server):
-    """Give a client that has nothing to do with the store."""
+    """Give a client that is independent of the store."""
     with server.client() as opened:
         yield opened
 
 
 @pytest.fixture
-def make_proxy():
-    """Make a proxy before the server on a port."""
-    return Proxy
-
-
-@pytest.fixture
 def tls_server(shared_tls_server):
-    """Give a server without data that speaks TLS alone."""
+    """Give a server without data that accepts only TLS."""
     with shared_tls_server.client() as client:
         client.flushall()
     return shared_tls_server
@@ -340,13 +292,13 @@ def tls_server(shared_tls_server):
 
 @pytest.fixture
 def make_store(server, clock):
-    """Make a store on that server, not yet entered; keywords are store options."""
+    """Return a function that makes a store on the server, not yet entered; keywords are store options."""
     return lambda **options: redis_store(server.url, options, clock)
 
 
 @pytest.fixture
 async def open_store(make_store, anyio_backend):
-    """Enter a store on that server; it is closed after the test."""
+    """Return a function that enters a store on the server; it is closed after the test."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def open_one(**options):

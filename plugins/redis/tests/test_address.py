@@ -1,4 +1,4 @@
-"""What the factory takes and what it refuses, without any server."""
+"""URLs and options that the factory accepts and refuses; no server is needed."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ SECRET = "s3cr3t"
         ("redis://host?socket_timeout=1&socket_connect_timeout=0.5&max_connections=3&client_name=me", "host", 0),
     ],
 )
-def test_a_url_says_where_the_data_is(url, name, database):
-    address = Address.of(url)
+def test_a_url_names_the_server_and_the_database(url, name, database):
+    address = Address.parse(url)
     assert (address.name, address.database) == (name, database)
     assert SECRET not in repr(address)
 
@@ -35,7 +35,7 @@ def test_a_url_says_where_the_data_is(url, name, database):
 @pytest.mark.parametrize(
     "url",
     [
-        # What should have been encoded in a password makes an address of a part of it.
+        # A special character in the password is not encoded: a part of the password looks like another part of the URL.
         f"redis://user:{SECRET}/x@host:6379/0",
         f"redis://user:12/{SECRET}@host",
         f"redis://user:12#{SECRET}@host",
@@ -59,28 +59,28 @@ def test_a_url_says_where_the_data_is(url, name, database):
         f"redis://user:{SECRET}@host?max_connections=-1",
         f"redis://user:{SECRET}@host#fragment",
         f"rediss://user:{SECRET}@host?ssl_cert_reqs={SECRET}",
-        # These would have redis-py send commands twice, or answer in another form.
+        # These parameters would make redis-py send commands twice, or return answers in another form.
         f"redis://user:{SECRET}@host?retry_on_timeout=true",
         f"redis://user:{SECRET}@host?decode_responses=true",
         f"redis://user:{SECRET}@host?protocol=3",
-        # Without TLS these would mean nothing.
+        # This parameter has no effect without TLS.
         f"redis://user:{SECRET}@host?ssl_ca_certs=/ca.pem",
     ],
 )
-def test_a_url_that_cannot_be_used_is_refused_without_a_word_of_it(url, clock):
+def test_a_url_that_cannot_be_used_is_refused_and_not_quoted(url, clock):
     with pytest.raises(ValueError, match="the URL of the store") as caught:
         redis_store(url, {}, clock)
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.parametrize(
-    ("options", "said"), [({"prefixes": "x"}, "prefixes"), ({"prefix": 1}, "prefix"), ({"events": {"no": 1}}, "no")]
+    ("options", "message"), [({"prefixes": "x"}, "prefixes"), ({"prefix": 1}, "prefix"), ({"events": {"no": 1}}, "no")]
 )
-def test_an_option_that_there_is_not_is_refused(options, said, clock):
-    with pytest.raises(ValueError, match=said):
+def test_an_unknown_or_wrong_option_is_refused(options, message, clock):
+    with pytest.raises(ValueError, match=message):
         redis_store("redis://host", options, clock)
 
 
-def test_the_factory_says_what_it_makes(clock):
+def test_the_factory_is_annotated_with_the_class_that_it_returns(clock):
     assert typing.get_type_hints(redis_store)["return"] is RedisStore
     assert isinstance(redis_store("rediss://host", {"events": {"max_bytes": 1}, "prefix": "p"}, clock), RedisStore)

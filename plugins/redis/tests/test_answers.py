@@ -1,9 +1,8 @@
-"""What operators are told when the server refuses, and that the store works again when it no longer does."""
+"""Errors of the server: the message for the operator, and that the store works again when the cause is gone."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from datetime import timedelta
 
@@ -23,20 +22,20 @@ async def enter(url, clock):
 
 
 @pytest.mark.parametrize("credentials", ["", f"x:{SECRET}@", f":{SECRET}@", f"default:{SECRET}@"])
-async def test_who_is_not_let_in_is_told_what_to_check_and_no_password(start_server, clock, credentials):
+async def test_a_refused_login_names_what_to_check_and_no_password(start_server, clock, credentials):
     server = start_server("--requirepass", "another")
-    with pytest.raises(StoreUnavailable, match=f"127.0.0.1:{server.port} does not let us in: .*password") as caught:
+    with pytest.raises(StoreUnavailable, match=f"127.0.0.1:{server.port} refuses the login: .*password") as caught:
         await enter(f"redis://{credentials}127.0.0.1:{server.port}", clock)
     assert SECRET not in str(caught.value)
     await enter(f"redis://:another@127.0.0.1:{server.port}", clock)
 
 
-async def test_a_password_for_a_server_that_has_none_is_told(server, clock):
-    with pytest.raises(StoreUnavailable, match="does not let us in"):
+async def test_a_password_for_a_server_without_one_is_reported(server, clock):
+    with pytest.raises(StoreUnavailable, match="refuses the login"):
         await enter(f"redis://:{SECRET}@127.0.0.1:{server.port}", clock)
 
 
-async def test_where_nobody_listens_the_address_is_told(clock):
+async def test_an_address_where_no_server_listens_is_named(clock):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with pytest.raises(StoreUnavailable, match=f"127.0.0.1:{port} does not answer .*is it running") as caught:
@@ -44,12 +43,12 @@ async def test_where_nobody_listens_the_address_is_told(clock):
     assert SECRET not in str(caught.value)
 
 
-async def test_a_name_that_does_not_exist_is_told(clock):
+async def test_an_unknown_host_name_is_named(clock):
     with pytest.raises(StoreUnavailable, match=r"redis\.invalid does not answer"):
         await enter("redis://redis.invalid", clock)
 
 
-async def test_a_database_that_the_server_does_not_have_is_told(server, clock):
+async def test_a_database_that_the_server_does_not_have_is_reported(server, clock):
     with pytest.raises(StoreUnavailable, match="has no database with the number"):
         await enter(f"{server.url}/999", clock)
 
@@ -60,7 +59,7 @@ async def test_a_cluster_is_refused(start_server, clock):
         await enter(server.url, clock)
 
 
-async def test_a_cluster_that_does_not_say_so_is_refused_too(start_server, clock):
+async def test_a_cluster_that_denies_info_is_refused(start_server, clock):
     server = start_server("--cluster-enabled", "yes")
     with server.client() as client:
         client.execute_command("ACL", "SETUSER", "default", "-info")
@@ -84,17 +83,17 @@ async def test_a_server_that_is_too_old_is_refused(clock):
 
 
 @pytest.mark.parametrize("change", ["?ssl_ca_certs=/no/such/file", "?client_name=x"])
-async def test_a_certificate_of_an_unknown_authority_is_told(tls_server, clock, change):
+async def test_a_certificate_of_an_unknown_authority_is_reported(tls_server, clock, change):
     with pytest.raises(StoreUnavailable, match="check its certificate, ssl_ca_certs"):
         await enter(f"rediss://localhost:{tls_server.port}{change}", clock)
 
 
-async def test_a_certificate_for_another_host_is_told(tls_server, clock):
+async def test_a_certificate_for_another_host_is_reported(tls_server, clock):
     with pytest.raises(StoreUnavailable, match="check its certificate"):
         await enter(tls_server.url.replace("localhost", "127.0.0.1"), clock)
 
 
-async def test_a_replica_takes_no_writes_until_it_is_the_primary(server, store, make_session):
+async def test_a_replica_is_reported_until_it_is_the_primary(server, store, make_session):
     with server.client() as client:
         client.config_set("replica-serve-stale-data", "yes")
         client.replicaof("127.0.0.1", "1")
@@ -110,7 +109,7 @@ async def test_a_replica_takes_no_writes_until_it_is_the_primary(server, store, 
     await store.create(make_session())
 
 
-async def test_a_server_out_of_memory_says_so_and_nothing_is_half_done(server, store, make_session, clock):
+async def test_a_server_out_of_memory_is_reported_and_no_write_is_done_in_part(server, store, make_session, clock):
     await store.create(make_session())
     with server.client() as client:
         client.config_set("maxmemory", "1")
@@ -134,7 +133,7 @@ async def test_a_server_out_of_memory_says_so_and_nothing_is_half_done(server, s
     assert await store.count() == 2
 
 
-async def test_a_server_that_is_out_of_memory_can_be_cleared(server, store, make_session, clock):
+async def test_a_server_out_of_memory_can_delete_and_sweep(server, store, make_session, clock):
     await store.create(make_session())
     await store.create(make_session("key-0002"))
     with server.client() as client:
@@ -147,7 +146,7 @@ async def test_a_server_that_is_out_of_memory_can_be_cleared(server, store, make
             client.config_set("maxmemory", "0")
 
 
-async def test_a_server_that_cannot_write_its_data_says_so(server, store, make_session):
+async def test_a_server_with_too_few_replicas_is_reported(server, store, make_session):
     with server.client() as client:
         client.config_set("min-replicas-to-write", "1")
         try:
@@ -158,7 +157,7 @@ async def test_a_server_that_cannot_write_its_data_says_so(server, store, make_s
     await store.create(make_session())
 
 
-async def test_a_server_that_is_loading_its_data_says_so(start_server, clock, make_session):
+async def test_a_server_that_loads_its_data_is_reported(start_server, clock, make_session, retry_until_available):
     server = start_server()
     async with redis_store(server.url, {}, clock) as store:
         await store.create(make_session())
@@ -174,13 +173,10 @@ async def test_a_server_that_is_loading_its_data_says_so(start_server, clock, ma
             await enter(server.url, clock)
         server.kill()
         server.start()
-        while True:
-            with contextlib.suppress(StoreUnavailable):
-                assert await store.get("key-0001") == make_session()
-                break
+        assert await retry_until_available(lambda: store.get("key-0001")) == make_session()
 
 
-async def test_the_rights_that_the_readme_names_are_enough(server, clock, make_session):
+async def test_the_rights_that_the_readme_lists_are_sufficient(server, clock, make_session):
     rights = "~mcp-tornado:* &mcp-tornado:* +@read +@write +@connection +eval +evalsha +publish +subscribe +info"
     url = f"redis://limited:{SECRET}@127.0.0.1:{server.port}"
     with server.client() as client:
@@ -199,10 +195,10 @@ async def test_the_rights_that_the_readme_names_are_enough(server, clock, make_s
                 assert await store.sweep(clock.advance(200), 10) == 1
                 assert await store.delete("key-0001") is False
             client.execute_command("ACL", "SETUSER", "limited", "resetchannels")
-            with pytest.raises(StoreUnavailable, match=r"does not allow this to the user.*README"):
+            with pytest.raises(StoreUnavailable, match=r"does not permit this to the user.*README"):
                 await enter(url, clock)
             client.execute_command("ACL", "SETUSER", "limited", "allchannels", "-evalsha")
-            with pytest.raises(StoreUnavailable, match=r"does not allow this to the user.*README"):
+            with pytest.raises(StoreUnavailable, match=r"does not permit this to the user.*README"):
                 await enter(url, clock)
         finally:
             client.acl_deluser("limited")

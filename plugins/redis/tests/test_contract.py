@@ -1,4 +1,4 @@
-"""The contract of stores: on a server of ours, the same over TLS, and on a deployment that is named."""
+"""The contract tests of stores: on a server started here, over TLS, and on the deployment in TEST_REDIS_URL."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class OverTLS(OnServer):
 
 
 class OnDeployment:
-    """Among data of others: it keeps to a prefix, and removes what has it."""
+    """Stores on a server that may hold other data: the tests use a random prefix, and delete all keys that have it."""
 
     @pytest.fixture
     def make_store(self, clock):

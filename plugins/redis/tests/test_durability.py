@@ -1,4 +1,4 @@
-"""What was acknowledged is there after the server was killed: with `appendonly yes` and `appendfsync always`."""
+"""Acknowledged writes survive a killed server that has `appendonly yes` and `appendfsync always`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from mcp_tornado.stores import StoreUnavailable
 pytestmark = pytest.mark.anyio
 
 WRITERS = 5
-ENOUGH = 100
-"""How many acknowledgements each time, before the server is killed."""
+ACKNOWLEDGEMENTS = 100
+"""Number of acknowledgements before the server is killed, each time."""
 
 
-async def test_nothing_that_was_acknowledged_is_lost_when_the_server_is_killed(
-    start_server, make_session, clock, eventually
+async def test_no_acknowledged_write_is_lost_when_the_server_is_killed(
+    start_server, make_session, clock, eventually, retry_until_available
 ):
     server = start_server()
     with server.client() as client:
@@ -27,37 +27,39 @@ async def test_nothing_that_was_acknowledged_is_lost_when_the_server_is_killed(
     created, updated, appended, deleted, acknowledged = set(), {}, {}, set(), []
 
     async def write(store, writer):
-        """Write until the server is gone, and note what it acknowledged."""
+        """Write until the server is killed, and record what it acknowledged."""
         key = f"writer-{writer}"
         with contextlib.suppress(StoreUnavailable):
             for number in range(10**6):
-                made = f"{key}-{len(acknowledged)}-{number}"
-                await store.create(make_session(made, principal=key))
-                created.add(made)
+                new_key = f"{key}-{len(acknowledged)}-{number}"
+                await store.create(make_session(new_key, principal=key))
+                created.add(new_key)
                 session = await store.get(key)
                 await store.update(key, {"state": {"n": number}}, session.revision)
                 updated[key] = session.revision + 1
                 appended[key] = await store.append(key, "get", {"n": number})
                 if number % 3 == 0:
-                    created.discard(made)
-                    await store.delete(made)
-                    deleted.add(made)
-                acknowledged.append(made)
+                    created.discard(new_key)
+                    await store.delete(new_key)
+                    deleted.add(new_key)
+                acknowledged.append(new_key)
 
     async with redis_store(server.url, {"events": {"max_per_session": 10**6}}, clock) as store:
         for writer in range(WRITERS):
             await store.create(make_session(f"writer-{writer}"))
         for kill in range(1, 4):
-            writing = [asyncio.ensure_future(write(store, writer)) for writer in range(WRITERS)]
-            await eventually(lambda enough=kill * ENOUGH: len(acknowledged) >= enough)
+            writing = [asyncio.create_task(write(store, writer)) for writer in range(WRITERS)]
+            await eventually(
+                lambda count=kill * ACKNOWLEDGEMENTS, writing=writing: (
+                    len(acknowledged) >= count or all(task.done() for task in writing)
+                ),
+                "the server has acknowledged enough writes",
+            )
+            assert len(acknowledged) >= kill * ACKNOWLEDGEMENTS, "the writers have ended before the server was killed"
             server.kill()
             await asyncio.gather(*writing)
             server.start()
-            async with asyncio.timeout(60):
-                while True:
-                    with contextlib.suppress(StoreUnavailable):
-                        await store.ping()
-                        break
+            await retry_until_available(store.ping)
 
             listed = {session.key for session in await store.page(None, 10**6)}
             assert created <= listed

@@ -1,4 +1,4 @@
-"""Who waits is woken: from other processes, after interruptions, and without asking again and again."""
+"""Waiting tasks are woken by other processes and after interruptions, without polling."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mcp_tornado_redis import redis_store, wakeups
 pytestmark = pytest.mark.anyio
 
 KEY, OTHER = "key-0001", "key-0002"
-LONG = 1_000_000.0
+NEVER_SECONDS = 1_000_000.0
 
 ANOTHER_PROCESS = """
 import asyncio, sys
@@ -31,7 +31,7 @@ asyncio.run(main())
 
 @pytest.fixture
 async def another_process(server):
-    """Start another process; what is written to its input are actions and keys, one a line."""
+    """Start another process, and give its input; each line written to it is an action and a key."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", ANOTHER_PROCESS, server.url, stdin=asyncio.subprocess.PIPE
     )
@@ -41,89 +41,90 @@ async def another_process(server):
     assert await process.wait() == 0
 
 
-def waiting_for(store, key, after):
-    return asyncio.ensure_future(store.wait(key, after, LONG))
+def start_waiting(store, key, after):
+    return asyncio.create_task(store.wait(key, after, NEVER_SECONDS))
 
 
-async def asked(client, count, eventually):
-    """Wait until the server was asked so often by scripts."""
-    await eventually(lambda: scripts_run(client) >= count)
+async def wait_for_scripts(client, count, eventually):
+    """Wait until the server has run this number of scripts."""
+    await eventually(lambda: count_scripts(client) >= count, f"the server has run {count} scripts")
 
 
-def scripts_run(client):
+def count_scripts(client):
     return sum(
         client.info("commandstats").get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "eval")
     )
 
 
-def subscribers(client):
+def list_subscribers(client):
     return client.execute_command("CLIENT", "LIST", "TYPE", "pubsub").splitlines()
 
 
-async def test_another_process_wakes(store, make_session, another_process):
+async def test_appends_and_deletions_of_another_process_wake_waiters(store, make_session, another_process):
     await store.create(make_session())
     async with asyncio.timeout(60):
-        waiting = [waiting_for(store, KEY, None), waiting_for(store, "@p", None)]
+        waiting = [start_waiting(store, KEY, None), start_waiting(store, "@p", None)]
         another_process.write(f"append {KEY}\nappend @p\n".encode())
         assert await asyncio.gather(*waiting) == [True, True]
         (event,) = await store.read(KEY, None)
-        waiting = waiting_for(store, KEY, event.id)
+        waiting = start_waiting(store, KEY, event.id)
         another_process.write(f"delete {KEY}\n".encode())
         assert await waiting is True
         assert await store.read(KEY, None) == []
 
 
-async def test_who_waits_does_not_ask_again_and_again(client, server, clock, other_store, make_session, eventually):
-    patient = f"{server.url}?socket_timeout=60"  # a thousand who begin at once may take their time
-    async with redis_store(patient, {}, clock) as store:
-        before = scripts_run(client)
+async def test_a_waiting_task_asks_the_server_once(client, server, clock, other_store, make_session, eventually):
+    url = f"{server.url}?socket_timeout=60"  # a thousand tasks that begin at the same time may take long
+    async with redis_store(url, {}, clock) as store:
+        before = count_scripts(client)
         await store.create(make_session())
         first = await store.append(KEY, "get", {})
-        waiting = [waiting_for(store, f"@{number}", None) for number in range(999)] + [waiting_for(store, KEY, first)]
-        await asked(client, before + 1002, eventually)
+        waiting = [start_waiting(store, f"@{number}", None) for number in range(999)] + [
+            start_waiting(store, KEY, first)
+        ]
+        await wait_for_scripts(client, before + 1002, eventually)
         for _ in range(200):
             await store.ping()
         assert len(client.client_list()) <= 1 + 2 * (1 + 16)
         second = await other_store.append(KEY, "get", {})
         assert await waiting.pop() is True
         assert [event.id for event in await store.read(KEY, first)] == [second]
-        assert scripts_run(client) == before + 1004, "one each to begin with, and what this test did"
+        assert count_scripts(client) == before + 1004, "one for each task, and those of this test"
         assert not any(task.done() for task in waiting)
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
 
 
-async def test_what_is_known_already_wakes_nobody(store, other_store, make_session):
-    """What was heard late is not taken for new."""
+async def test_an_event_that_was_read_before_its_message_arrives_wakes_no_task(store, other_store, make_session):
     await store.create(make_session())
     for _ in range(50):
         last = await other_store.append(KEY, "get", {})
         assert await store.wait(KEY, last, 0) is False
 
 
-async def test_when_listening_was_interrupted_everybody_is_woken(
+async def test_all_waiting_tasks_are_woken_after_an_interruption(
     client, store, other_store, make_session, eventually, caplog
 ):
     caplog.set_level(logging.INFO)
     await store.create(make_session())
     first = await store.append(KEY, "get", {})
-    before = scripts_run(client)
-    waiting = [waiting_for(store, KEY, first), waiting_for(store, "@p", None)]
-    await asked(client, before + 2, eventually)
+    before = count_scripts(client)
+    waiting = [start_waiting(store, KEY, first), start_waiting(store, "@p", None)]
+    await wait_for_scripts(client, before + 2, eventually)
     client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
     async with asyncio.timeout(60):
         assert await asyncio.gather(*waiting) == [True, True]
-    await eventually(lambda: len(subscribers(client)) == 2)
-    waiting = waiting_for(store, KEY, first)
+    await eventually(lambda: len(list_subscribers(client)) == 2, "both stores have subscribed again")
+    waiting = start_waiting(store, KEY, first)
     await other_store.append(KEY, "get", {})
     async with asyncio.timeout(60):
         assert await waiting is True
-    told = [record.levelname for record in caplog.records if record.name.startswith("mcp_tornado_redis")]
-    assert sorted(told) == ["INFO", "INFO", "WARNING", "WARNING"], "that it was interrupted, and that it is over"
+    levels = [record.levelname for record in caplog.records if record.name.startswith("mcp_tornado_redis")]
+    assert sorted(levels) == ["INFO", "INFO", "WARNING", "WARNING"], "the interruption and its end, for both stores"
 
 
-async def test_what_is_appended_while_nobody_listens_wakes_in_this_process_all_the_same(
+async def test_an_append_wakes_a_waiter_of_its_process_while_there_is_no_subscription(
     client, store, make_session, eventually
 ):
     await store.create(make_session())
@@ -131,50 +132,53 @@ async def test_what_is_appended_while_nobody_listens_wakes_in_this_process_all_t
     try:
         client.execute_command("ACL", "SETUSER", "default", "-subscribe")
         client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
-        before = scripts_run(client)
-        waiting = waiting_for(store, KEY, None)
-        await asked(client, before + 1, eventually)
+        before = count_scripts(client)
+        waiting = start_waiting(store, KEY, None)
+        await wait_for_scripts(client, before + 1, eventually)
         await store.append(KEY, "get", {})
         async with asyncio.timeout(60):
             assert await waiting is True
-        assert subscribers(client) == []
+        assert list_subscribers(client) == []
     finally:
         client.execute_command("ACL", "SETUSER", "default", "allchannels", "+subscribe")
 
 
-async def test_a_server_that_falls_silent_is_noticed(server, make_store, make_session, monkeypatch, eventually, caplog):
-    monkeypatch.setattr(wakeups, "_SILENCE", 0.01)
+async def test_a_server_that_stops_answering_is_detected(
+    server, make_store, make_session, monkeypatch, eventually, caplog
+):
+    monkeypatch.setattr(wakeups, "_PING_AFTER_SECONDS", 0.01)
     async with make_store() as store:
         await store.create(make_session())
         async with server.frozen():
-            await eventually(lambda: "nobody is woken" in caplog.text)
-        waiting = waiting_for(store, KEY, None)
+            await eventually(lambda: "wake no task until" in caplog.text, "the interruption is logged")
+        waiting = start_waiting(store, KEY, None)
         async with asyncio.timeout(60):
-            assert await waiting is True, "woken when it is back"
+            assert await waiting is True, "woken when the server answers again"
 
 
-@pytest.mark.parametrize(("silence", "parameters", "asked"), [(0.01, "", 20), (1.1, "?health_check_interval=1", 2)])
-async def test_a_server_that_has_nothing_to_say_is_not_taken_for_one_that_is_gone(
-    server, client, clock, monkeypatch, eventually, silence, parameters, asked
+@pytest.mark.parametrize(
+    ("ping_after", "parameters", "expected_pings"), [(0.01, "", 20), (1.1, "?health_check_interval=1", 2)]
+)
+async def test_an_idle_server_that_answers_pings_keeps_its_subscription(
+    server, client, clock, monkeypatch, eventually, ping_after, parameters, expected_pings
 ):
-    monkeypatch.setattr(wakeups, "_SILENCE", silence)
+    monkeypatch.setattr(wakeups, "_PING_AFTER_SECONDS", ping_after)
 
-    def pings():
+    def count_pings():
         return client.info("commandstats").get("cmdstat_ping", {"calls": 0})["calls"]
 
     async with redis_store(f"{server.url}{parameters}", {}, clock) as store:
-        (listening,) = subscribers(client)
-        before = pings()
-        await eventually(lambda: pings() >= before + asked)
-        (still_listening,) = subscribers(client)
-        assert listening.split()[0] == still_listening.split()[0], "the same connection"
+        (subscriber,) = list_subscribers(client)
+        before = count_pings()
+        await eventually(lambda: count_pings() >= before + expected_pings, f"{expected_pings} pings were sent")
+        (same_subscriber,) = list_subscribers(client)
+        assert subscriber.split()[0] == same_subscriber.split()[0], "the same connection"
         assert await store.wait("@p", None, 0) is False
 
 
-async def test_listening_ends_whatever_it_is_about_when_the_store_is_left(make_store, anyio_backend, monkeypatch):
-    monkeypatch.setattr(wakeups, "_SILENCE", 0.0001)
+async def test_the_subscription_can_be_closed_at_any_step(make_store, step_loop, anyio_backend, monkeypatch):
+    monkeypatch.setattr(wakeups, "_PING_AFTER_SECONDS", 0.0001)
     async with asyncio.timeout(60):
         for number in range(300):
             async with make_store():
-                for _ in range(number % 60):
-                    await asyncio.sleep(0)
+                await step_loop(number % 60)

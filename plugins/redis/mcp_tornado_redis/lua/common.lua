@@ -1,36 +1,36 @@
--- Stands before every script: the arguments that each of them gets, what the keys are called, and what holds for a
--- session whoever changes it.
+-- The beginning of every script: the arguments that all scripts take, the names of the keys, and the functions that
+-- keep the keys of a session consistent.
 --
--- A server that is out of memory refuses the first write of a script alone, and only one that may need memory: so every
--- script that adds something begins its writes with such a one.
+-- A server that is out of memory refuses only the first write of a script, and only a command that may need memory.
+-- So in every script that adds data, the first write is such a command.
 --
--- Times are microseconds since the epoch, unless a comment says milliseconds. As Lua's numbers, and as scores, they
--- are exact until the year 2255.
+-- Times are microseconds since the epoch, unless a comment says milliseconds. As numbers of Lua and as scores they are
+-- exact until the year 2255.
 
 local prefix, channel, now = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
--- Milliseconds for which the server keeps what has expired: its clock may be ahead of the store's, by which all else
--- is decided.
+-- Milliseconds for which the server keeps a key after its expiry. The clock of the server may be ahead of the clock of
+-- the store, which decides everything else.
 local GRACE = 300000
 
 -- Sorted set: the keys of all sessions, by `expires_at`.
 local EXPIRY = prefix .. 'expiry'
 
--- Sorted set: the keys of all sessions, all with score 0, and so in the order of their bytes.
+-- Sorted set: the keys of all sessions, all with score 0, so they are in the order of their bytes.
 local ORDER = prefix .. 'order'
 
--- Hash: `last_seen_at`, `expires_at`, `revision`, `payload` and, where there is one, `principal`.
+-- Hash: `last_seen_at`, `expires_at`, `revision`, `payload` and, if the session has one, `principal`.
 local function session_of(key)
   return prefix .. 'session:' .. key
 end
 
--- Sorted set: the keys of a principal's sessions, by `expires_at`.
+-- Sorted set: the keys of the sessions of a principal, by `expires_at`.
 local function principal_of(principal)
   return prefix .. 'principal:' .. principal
 end
 
--- Hash, of a session or a process that has had events: `newest`, the number of the newest event; `bytes`, the size
--- of all events so far; `at`, when the newest was appended.
+-- Hash, for a session or a process that has had events: `newest`, the number of the newest event; `bytes`, the size of
+-- all events so far; `at`, the time of the newest event.
 local function log_of(key)
   return prefix .. 'log:' .. key
 end
@@ -40,7 +40,7 @@ local function events_of(key)
   return prefix .. 'events:' .. key
 end
 
--- Sorted set: the streams that had their final event, by its number.
+-- Sorted set: the streams that have ended, by the number of their final event.
 local function ended_of(key)
   return prefix .. 'ended:' .. key
 end
@@ -50,40 +50,40 @@ local function lease_of(name)
   return prefix .. 'lease:' .. name
 end
 
--- Has the server keep a key until a time (milliseconds) at least, and remove it by itself one day.
-local function keep(name, at)
+-- Makes the server keep a key until at least this time (milliseconds), and remove it by itself at some time.
+local function extend_ttl(name, at)
   if redis.call('PEXPIRETIME', name) < at then
     redis.call('PEXPIREAT', name, at)
   end
 end
 
-local function keep_log(key, at)
-  keep(log_of(key), at)
-  keep(events_of(key), at)
-  keep(ended_of(key), at)
+local function extend_log_ttl(key, at)
+  extend_ttl(log_of(key), at)
+  extend_ttl(events_of(key), at)
+  extend_ttl(ended_of(key), at)
 end
 
--- Returns until when (milliseconds) the server keeps what belongs to a session.
-local function kept_until(expires_at)
+-- Returns the time (milliseconds) at which the server removes the keys of a session or lease that expires then.
+local function removal_time(expires_at)
   return math.floor(tonumber(expires_at) / 1000) + GRACE
 end
 
--- Has the indexes and the server know when a session expires.
-local function file(key, principal, expires_at)
-  local at = kept_until(expires_at)
+-- Updates the indexes, and the times at which the server removes the keys of a session, to its expiry.
+local function index_session(key, principal, expires_at)
+  local at = removal_time(expires_at)
   redis.call('ZADD', EXPIRY, expires_at, key)
-  keep(EXPIRY, at)
+  extend_ttl(EXPIRY, at)
   redis.call('ZADD', ORDER, 0, key)
-  keep(ORDER, at)
+  extend_ttl(ORDER, at)
   if principal then
     local index = principal_of(principal)
     redis.call('ZADD', index, expires_at, key)
-    keep(index, at)
-    -- A sweep cannot tell whose a session was that the server has removed.
+    extend_ttl(index, at)
+    -- When the server has removed a session, a sweep does not know its principal. So old entries are removed here.
     redis.call('ZREMRANGEBYSCORE', index, '-inf', now - GRACE * 1000)
   end
-  keep(session_of(key), at)
-  keep_log(key, at)
+  extend_ttl(session_of(key), at)
+  extend_log_ttl(key, at)
 end
 
 local function is_process(key)
@@ -94,20 +94,20 @@ local function is_later_than_now(expires_at)
   return expires_at and tonumber(expires_at) > now
 end
 
--- Returns when a live session expires; `nil` where there is no live one.
-local function live_until(key)
+-- Returns the expiry of a live session, or `nil` if there is no live session with this key.
+local function live_session_expiry(key)
   local expires_at = redis.call('HGET', session_of(key), 'expires_at')
   return is_later_than_now(expires_at) and expires_at or nil
 end
 
--- Returns the fields of a session as the store reads them.
+-- Returns the fields of a session, in the order in which the store reads them.
 local function fields_of(key)
   return redis.call('HMGET', session_of(key), 'last_seen_at', 'expires_at', 'revision', 'principal', 'payload')
 end
 
--- Removes all that belongs to a key, and wakes those who wait for it: the one place where a session ends. Returns 1
--- where there was a session, else 0.
-local function remove(key)
+-- Removes a session or the events of a process, and wakes the tasks that wait for it. Every end of a session goes
+-- through this function. Returns 1 if there was a session, else 0.
+local function remove_key(key)
   local principal = redis.call('HGET', session_of(key), 'principal')
   if principal then
     redis.call('ZREM', principal_of(principal), key)

@@ -1,4 +1,4 @@
--- Returns how many sessions are live: all, or those of a principal.
+-- Returns the number of live sessions: of all, or of one principal.
 
 local principal = unpack(ARGV, 4)
 

@@ -1,4 +1,4 @@
--- Inserts a session. Returns 1, or 0 where the key is taken.
+-- Inserts a session. Returns 1, or 0 if the key is taken.
 
 local key, last_seen_at, expires_at, revision, payload, principal = unpack(ARGV, 4)
 
@@ -11,7 +11,7 @@ redis.call('HSET', session,
 if principal then
   redis.call('HSET', session, 'principal', principal)
 end
--- To make room, the server may have removed a session and left its events.
+-- The server may have evicted a session to free memory, and left its events.
 redis.call('UNLINK', log_of(key), events_of(key), ended_of(key))
-file(key, principal, expires_at)
+index_session(key, principal, expires_at)
 return 1

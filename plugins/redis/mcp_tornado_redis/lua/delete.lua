@@ -1,5 +1,5 @@
--- Removes a session, or the events of a process. Returns 1 where there was a session, else 0.
+-- Removes a session, or the events of a process. Returns 1 if there was a session, else 0.
 
 local key = unpack(ARGV, 4)
 
-return remove(key)
+return remove_key(key)

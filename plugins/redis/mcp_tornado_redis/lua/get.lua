@@ -1,4 +1,4 @@
--- Returns the fields of a session; they are nil where there is none.
+-- Returns the fields of a session; all are nil if there is none.
 
 local key = unpack(ARGV, 4)
 

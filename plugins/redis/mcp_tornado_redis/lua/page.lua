@@ -1,19 +1,19 @@
--- Returns at most `limit` live sessions with keys after `after`, each as a list of its fields; and, where there may be
--- more of them further on, the key after which to look. It looks at some thousand sessions at the most: meanwhile
--- the server does nothing else.
+-- Returns at most `limit` live sessions with keys after `after`, each as a list of its fields. The server runs no other
+-- command meanwhile, so the script examines a few thousand keys at most. If it stops early, it also returns the key
+-- after which to continue.
 
 local after, limit = unpack(ARGV, 4)
 limit = tonumber(limit)
 
-local MOST = 2000
+local MAX_EXAMINED = 2000
 
-local found, looked_at = {}, 0
+local found, examined = {}, 0
 while #found < limit do
-  if looked_at >= MOST then
+  if examined >= MAX_EXAMINED then
     return { found, after }
   end
   local start = after == '' and '-' or '(' .. after
-  local keys = redis.call('ZRANGEBYLEX', ORDER, start, '+', 'LIMIT', 0, math.min(limit - #found, MOST))
+  local keys = redis.call('ZRANGEBYLEX', ORDER, start, '+', 'LIMIT', 0, math.min(limit - #found, MAX_EXAMINED))
   if #keys == 0 then
     break
   end
@@ -23,7 +23,7 @@ while #found < limit do
       found[#found + 1] = fields
     end
   end
-  looked_at = looked_at + #keys
+  examined = examined + #keys
   after = keys[#keys]
 end
 return { found }

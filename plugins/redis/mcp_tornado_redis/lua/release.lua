@@ -1,4 +1,4 @@
--- Gives a lease back where this owner has it.
+-- Releases a lease if this owner has it.
 
 local lease, owner = unpack(ARGV, 4)
 

@@ -1,4 +1,4 @@
-"""A client that is asked something in the middle of each of its calls, and answers on a second connection."""
+"""A client whose calls ask it a question each; it answers on a second connection."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import json
 from http.client import HTTPConnection, HTTPResponse
 from typing import Any
 
-from benchmarks.client import TIME_LIMIT, WrongAnswer
+from benchmarks.client import TIMEOUT_SECONDS, WrongAnswer
 from benchmarks.servers import HOST
 from benchmarks.sessions import INITIALIZE_PARAMS, PROTOCOL_VERSION
 
 
-class AskedClient:
-    """Two connections, kept alive, with one session: one for its calls, one for its answers meanwhile."""
+class AnsweringClient:
+    """One session on two persistent connections: one for calls, and one for answers while a call is running."""
 
     def __init__(self, port: int) -> None:
-        self._calls = HTTPConnection(HOST, port, timeout=TIME_LIMIT)
-        self._answers = HTTPConnection(HOST, port, timeout=TIME_LIMIT)
+        self._calls = HTTPConnection(HOST, port, timeout=TIMEOUT_SECONDS)
+        self._answers = HTTPConnection(HOST, port, timeout=TIMEOUT_SECONDS)
         self._headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
         self._number = 0
 
     def open_session(self) -> None:
-        """Shake hands as the SDK's client does.
+        """Initialize a session as the client of the SDK does.
 
         Raises:
-            WrongAnswer: The server did not give a session.
+            WrongAnswer: The server created no session.
         """
         response = self._post(self._calls, {"id": 0, "method": "initialize", "params": INITIALIZE_PARAMS}, 200)
         response.read()
@@ -38,14 +38,14 @@ class AskedClient:
         """Call the tool, answer its question, and wait for the result.
 
         Raises:
-            WrongAnswer: It is not the right one.
+            WrongAnswer: The result is not the expected one.
         """
         self._number += 1
         params = {"name": "ask", "arguments": {"question": f"{self._number}?"}}
         response = self._post(self._calls, {"id": self._number, "method": "tools/call", "params": params}, 200)
         result: Any = None
         for line in response:
-            # Each message is one line; the event before the first one has no data.
+            # Each message is one line. The event before the first message has no data.
             data = line.removeprefix(b"data:").strip()
             if not line.startswith(b"data:") or not data:
                 continue
@@ -63,7 +63,7 @@ class AskedClient:
         self._answers.close()
 
     def _post(self, connection: HTTPConnection, message: dict[str, Any], status: int) -> HTTPResponse:
-        """Send a message; return its answer, of which the head was read."""
+        """Send a message and return its response, of which only the head has been read."""
         connection.request("POST", "/mcp", json.dumps({"jsonrpc": "2.0", **message}), self._headers)
         response = connection.getresponse()
         if response.status != status:
