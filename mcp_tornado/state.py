@@ -25,7 +25,7 @@ from typing import Any, Final, TypeVar
 
 from mcp_tornado.hosting.context import RequestContext, current_context
 from mcp_tornado.sessions import ErrorCode, Session, SessionError, StateTooLarge
-from mcp_tornado.sessions.handles import create_handle, open_handle
+from mcp_tornado.sessions.state_handles import create_handle, open_handle
 
 __all__ = [
     "NoSession",

@@ -27,6 +27,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from mcp_tornado.cluster.heartbeat import Heartbeat
 from mcp_tornado.log import get_logger
 from mcp_tornado.sessions import EventLog, SessionError, SessionManager
 
@@ -61,11 +62,6 @@ class MembershipTimes:
 
 
 DEFAULT_TIMES: Final = MembershipTimes()
-
-
-def heartbeat_lease_name(process: str) -> str:
-    """Return the name of the lease that is a process's heartbeat."""
-    return f"alive:{process}"
 
 
 def mailbox_key(process: str) -> str:
@@ -104,8 +100,9 @@ class Membership:
         self._newest_entry: Mapping[str, Any] = {}
         self._probes: dict[str, _Probe] = {}
         """The last probe of each process."""
-        self._renewed_at = 0.0
-        """When this process last renewed its heartbeat (monotonic clock); 0 if it never did."""
+        self._heartbeat = Heartbeat(
+            log, self.name, lease_seconds=times.heartbeat_lease, probe_seconds=times.probe_interval
+        )
 
     # ------------------------------------------------------------------ this process
 
@@ -124,7 +121,7 @@ class Membership:
         try:
             await self._log.append(REGISTER, self.name, self._entry(gone=True))
             await self._manager.drop_mailbox(mailbox_key(self.name))
-            await self._log.release(heartbeat_lease_name(self.name), self.name)
+            await self._heartbeat.release()
         except Exception as error:  # no error of a store may keep the process from ending
             hint = "the store is unavailable; other processes will find this process dead and remove its mailbox"
             _log.warning("process.left_silently", error=type(error).__name__, hint=hint)
@@ -158,10 +155,7 @@ class Membership:
                 _log.exception("census.failed")
 
     async def _renew_heartbeat(self) -> None:
-        silent_seconds = time.monotonic() - self._renewed_at if self._renewed_at else 0.0
-        if not await self._log.claim(heartbeat_lease_name(self.name), self.name, self.times.heartbeat_lease):
-            return  # another process is probing, and holds the lease for a moment
-        self._renewed_at = time.monotonic()
+        silent_seconds = await self._heartbeat.renew()
         if silent_seconds > self.times.heartbeat_lease:
             _log.warning(
                 "process.was_silent", hint="this process was stopped, was too busy, or had no connection to the store"
@@ -232,11 +226,11 @@ class Membership:
         is_recent = last is not None and now - last.at < self.times.probe_interval
         if process in self._departed or (last is not None and is_recent and last.is_dead):
             # The process may only have been stopped and be back. The caller's next step cannot be undone: probe again.
-            return await self._has_expired_heartbeat(process)
+            return await self._heartbeat.probe(process)
         if is_recent:
             return False
         suspected_since = None
-        if await self._has_expired_heartbeat(process):
+        if await self._heartbeat.probe(process):
             is_still_suspected = (
                 last is not None and last.suspected_since is not None and now - last.at <= self.times.confirmation
             )
@@ -244,13 +238,6 @@ class Membership:
         is_dead = suspected_since is not None and now - suspected_since >= self.times.confirmation
         self._probes[process] = _Probe(now, suspected_since, is_dead)
         return is_dead
-
-    async def _has_expired_heartbeat(self, process: str) -> bool:
-        """Probe a process: return whether its heartbeat has expired."""
-        if not await self._log.claim(heartbeat_lease_name(process), self.name, self.times.probe_interval):
-            return False
-        await self._log.release(heartbeat_lease_name(process), self.name)
-        return True
 
     def _mark_departed(self, process: str) -> None:
         self._others.discard(process)

@@ -9,7 +9,7 @@ from typing import Final
 import click
 
 from mcp_tornado import log
-from mcp_tornado.commands.locate import find_server
+from mcp_tornado.commands.find_server import find_server
 from mcp_tornado.commands.options import load, settings_options
 from mcp_tornado.hosting import NotServable
 from mcp_tornado.server import serve as serve_until_signal

@@ -21,7 +21,7 @@ from typing import Any, Final, SupportsFloat
 
 from mcp_tornado.hosting.context import RequestContext, current_context
 from mcp_tornado.sessions import ErrorCode, Session, SessionError
-from mcp_tornado.sessions.named import delete_named, find_named, put_named, update_named
+from mcp_tornado.sessions.named_records import delete_named, find_named, put_named, update_named
 
 _OUTLIVING: Final = frozenset({"session", "user"})
 _RULES: Final = "_visibility_rules"

@@ -25,7 +25,7 @@ DEFAULT_VERSION: Final = LATEST_HANDSHAKE_VERSION
 
 
 @dataclass(frozen=True, slots=True)
-class Initialized:
+class HandshakeResult:
     """The result of `initialize`: the JSON-RPC response, and the new session's id; `None` if none was created."""
 
     response: JSONObject
@@ -52,7 +52,7 @@ class Handshake:
 
     async def initialize(
         self, request: Request, client: ClientInfo, inbound: InboundRequest, session: Session | None
-    ) -> Initialized:
+    ) -> HandshakeResult:
         """Negotiate (MCP 2025-11-25, basic/lifecycle), and create a session if there is none.
 
         On a live session it negotiates again and clears the journal and `initialized`.
@@ -78,10 +78,10 @@ class Handshake:
                 with request_context as current:
                     value = await connection.on_request(context, request.method, request.params)
             except Exception as exception:
-                return Initialized(failure(request.id, exception).message, None)
+                return HandshakeResult(failure(request.id, exception).message, None)
             response = jsonrpc.result(request.id, value)
             if not self._issue_sessions:
-                return Initialized(response, None)
+                return HandshakeResult(response, None)
             version, params = connection.connection.protocol_version, dict(request.params or {})
             client = _with_client_info(client, params)
             if session is not None:
@@ -99,7 +99,7 @@ class Handshake:
             self._pool.drop(stored.key)
             self._pool.add(stored.key, connection)
             is_pooled = True
-            return Initialized(response, new_id)
+            return HandshakeResult(response, new_id)
         finally:
             context.close()
             if not is_pooled:

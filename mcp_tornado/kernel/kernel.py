@@ -17,7 +17,7 @@ from mcp_tornado.jsonrpc import JSONObject, Request, RequestId
 from mcp_tornado.kernel.admission import Admission
 from mcp_tornado.kernel.announcements import Announcements, list_changed_options
 from mcp_tornado.kernel.connections import ConnectionPool, SessionConnection
-from mcp_tornado.kernel.handshake import Handshake, Initialized
+from mcp_tornado.kernel.handshake import Handshake, HandshakeResult
 from mcp_tornado.kernel.outgoing import OutgoingRequests
 from mcp_tornado.kernel.routing import Routing
 from mcp_tornado.kernel.running_calls import RunningCalls
@@ -38,9 +38,9 @@ from mcp_tornado.sessions import (
     SessionManager,
     short_key,
 )
+from mcp_tornado.streams.open_readers import OpenReaders
 from mcp_tornado.streams.orphans import Orphans
 from mcp_tornado.streams.reader import StreamReader
-from mcp_tornado.streams.readers import StreamReaders
 from mcp_tornado.streams.responses import Answer, SessionExchange
 from mcp_tornado.streams.standalone import StandaloneStreams
 from mcp_tornado.streams.tasks import BackgroundTasks
@@ -90,7 +90,7 @@ class Kernel:
         self._mailbox = Mailbox(log, self._membership)
         self._outgoing = OutgoingRequests(self._membership.name)
         self._calls = RunningCalls(self._tasks)
-        self._readers = StreamReaders(log, self._is_alive, Orphans(log, self._membership), self._membership.name)
+        self._readers = OpenReaders(log, self._is_alive, Orphans(log, self._membership), self._membership.name)
         self._standalone = StandaloneStreams(
             log, self._membership, self._mailbox, self._readers, self._tasks.spawn_detached
         )
@@ -246,7 +246,7 @@ class Kernel:
 
     async def initialize(
         self, request: Request, client: ClientInfo, inbound: InboundRequest, session: Session | None
-    ) -> Initialized:
+    ) -> HandshakeResult:
         """Negotiate, and create a session if there is none; see `Handshake.initialize`.
 
         Raises:

@@ -11,8 +11,8 @@ from mcp_tornado.kernel.running_calls import RunningCalls
 from mcp_tornado.kernel.session_messages import PRIMED_VERSIONS
 from mcp_tornado.sessions import ErrorCode, Event, EventId, EventLog, Session, SessionError
 from mcp_tornado.streams.names import STANDALONE, is_received, position_before
+from mcp_tornado.streams.open_readers import OpenReaders
 from mcp_tornado.streams.reader import StreamReader
-from mcp_tornado.streams.readers import StreamReaders
 from mcp_tornado.streams.standalone import StandaloneStreams
 from mcp_tornado.streams.tasks import BackgroundTasks
 
@@ -37,7 +37,7 @@ class SessionStreams:
         self,
         *,
         log: EventLog,
-        readers: StreamReaders,
+        readers: OpenReaders,
         standalone: StandaloneStreams,
         calls: RunningCalls,
         admission: Admission,

@@ -31,7 +31,7 @@ def session_key(session_id: str) -> str:
 
 
 def named_key(name: str) -> str:
-    """Return the store's key for a named record (see `mcp_tornado.sessions.named`).
+    """Return the store's key for a named record (see `mcp_tornado.sessions.named_records`).
 
     The hashed text begins with a space, and so is no well-formed id: no client can ask for this key.
     """

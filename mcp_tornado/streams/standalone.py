@@ -33,7 +33,7 @@ from weakref import WeakValueDictionary
 from mcp_tornado.cluster.mailbox import Mailbox, Payload
 from mcp_tornado.cluster.membership import Membership
 from mcp_tornado.sessions import EventLog, SessionError
-from mcp_tornado.streams.readers import StreamReaders, standalone_conflict
+from mcp_tornado.streams.open_readers import OpenReaders, standalone_conflict
 from mcp_tornado.streams.tasks import Spawn
 
 HOLDER: Final = "standalone.holder"
@@ -65,7 +65,7 @@ class StandaloneStreams:
     """
 
     def __init__(
-        self, log: EventLog, membership: Membership, mailbox: Mailbox, readers: StreamReaders, spawn: Spawn
+        self, log: EventLog, membership: Membership, mailbox: Mailbox, readers: OpenReaders, spawn: Spawn
     ) -> None:
         self._log = log
         self._owner = membership.name

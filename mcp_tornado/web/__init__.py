@@ -8,9 +8,9 @@ from tornado.routing import URLSpec
 from tornado.web import RequestHandler
 
 from mcp_tornado.web.base import UnknownRoute
-from mcp_tornado.web.exchange import AbortHandler, ReceiveHandler, SendHandler
 from mcp_tornado.web.mcp import MCPHandler
 from mcp_tornado.web.operations import HealthHandler, MetricsHandler, ReadyHandler
+from mcp_tornado.web.send_receive import AbortHandler, ReceiveHandler, SendHandler
 from mcp_tornado.web.services import SERVICES_KEY, ActiveRequests, Services
 from mcp_tornado.web.session import SessionHandler
 from mcp_tornado.web.validation import SessionValidationMixin

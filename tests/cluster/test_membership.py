@@ -9,12 +9,12 @@ from dataclasses import replace
 import pytest
 from mcp.shared.exceptions import MCPError
 
+from mcp_tornado.cluster.heartbeat import heartbeat_lease_name
 from mcp_tornado.cluster.mailbox import Mailbox
 from mcp_tornado.cluster.membership import (
     REGISTER,
     Membership,
     MembershipTimes,
-    heartbeat_lease_name,
     mailbox_key,
 )
 from mcp_tornado.kernel.outgoing import OutgoingRequests

@@ -31,7 +31,7 @@ from mcp_tornado.sessions import (
     system_clock,
 )
 from mcp_tornado.sessions.guard import GuardedEventLog, StoreGuard
-from mcp_tornado.sessions.handles import create_handle
+from mcp_tornado.sessions.state_handles import create_handle
 from mcp_tornado.stores.memory import MemoryStore
 from mcp_tornado.streams.names import STANDALONE
 

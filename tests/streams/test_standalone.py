@@ -25,7 +25,7 @@ class NoManager:
 
 
 class OneReader:
-    """Reads the standalone stream of every session until it is closed; takes the place of `StreamReaders`."""
+    """Reads the standalone stream of every session until it is closed; takes the place of `OpenReaders`."""
 
     def __init__(self) -> None:
         self.reads = True

@@ -12,7 +12,7 @@ from mcp_tornado.streams.orphans import Orphans
 from mcp_tornado.streams.reader import IsAlive, StreamReader
 
 
-class StreamReaders:
+class OpenReaders:
     """Opens readers, and keeps each until it is released.
 
     Args:

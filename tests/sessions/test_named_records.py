@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mcp_tornado.sessions import ClientInfo, DuplicateSession
-from mcp_tornado.sessions.named import delete_named, find_named, put_named
+from mcp_tornado.sessions.named_records import delete_named, find_named, put_named
 from tests.sessions.helpers import refused
 
 pytestmark = pytest.mark.anyio
