@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures of all tests."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from mcp_tornado.sessions import SessionManager, SessionRules, SessionStore
 from mcp_tornado.testing import FakeClock
 
 DID_NOT_RUN: Final = "did not run: "
-"""How the reason begins for which tests are skipped that need a server which is not there."""
+"""Prefix of the reason if a test is skipped because a program that it needs is missing."""
 
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """Asynchronous tests run on asyncio: that is what Tornado runs on."""
+    """Asynchronous tests run on asyncio, as Tornado does."""
     return "asyncio"
 
 
 @pytest.fixture
 def clock() -> FakeClock:
-    """The time, which moves when it is told to."""
+    """A clock that advances only when a test advances it."""
     return FakeClock()
 
 
 @pytest.fixture
 def make_manager(store: SessionStore, clock: FakeClock) -> Callable[..., SessionManager]:
-    """Make what one process has, on the `store` that all share."""
+    """Return a function that makes the session manager of one process, on the shared `store`."""
 
     def make(**rules: int) -> SessionManager:
         given = {"idle_timeout": 100, "lifetime": 1000, "touch_interval": 10, **rules}
@@ -45,13 +45,13 @@ def make_manager(store: SessionStore, clock: FakeClock) -> Callable[..., Session
 
 @pytest.fixture
 def manager(make_manager: Callable[..., SessionManager]) -> SessionManager:
-    """The sessions of one process."""
+    """The session manager of one process."""
     return make_manager()
 
 
 @pytest.fixture
 def logs(monkeypatch: pytest.MonkeyPatch) -> Generator[io.StringIO]:
-    """Everything logged from DEBUG up, as JSON on a real stream; leaves nothing behind."""
+    """The log of this test, from DEBUG up, as JSON lines; the logging configuration is restored at the end."""
     root = logging.getLogger()
     handlers, level, config = root.handlers[:], root.level, structlog.get_config()
     stream = io.StringIO()
@@ -67,8 +67,8 @@ def logs(monkeypatch: pytest.MonkeyPatch) -> Generator[io.StringIO]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def nothing_is_left_behind() -> Generator[None]:
-    """No process and no socket outlives the tests that made it."""
+def check_for_leaks() -> Generator[None]:
+    """Check at the end that no process and no socket of a test remains."""
     this = psutil.Process()
     before = {(connection.laddr, connection.raddr) for connection in this.net_connections()}
     yield

@@ -1,4 +1,4 @@
-"""What the chaos suite serves: tools that put the mark they were given into whatever they say."""
+"""The MCP server of the chaos suite: each tool puts the mark of its call into everything that it sends."""
 
 # No `from __future__ import annotations`: the SDK resolves the annotations of tools at run time.
 
@@ -12,10 +12,10 @@ from pydantic import BaseModel
 
 from mcp_tornado import state
 
-warnings.simplefilter("ignore", MCPDeprecationWarning)  # logging still exists, and most servers use it
+warnings.simplefilter("ignore", MCPDeprecationWarning)  # logging is deprecated, but most servers use it
 
-PATIENCE = 12
-"""Seconds after which a tool no longer waits for the client's answer."""
+REPLY_TIMEOUT_SECONDS = 12
+"""How long a tool waits for the client's reply to a question."""
 
 server = MCPServer("chaos")
 
@@ -31,14 +31,14 @@ async def echo(mark: str) -> str:
 
 @server.tool()
 async def wait(mark: str, seconds: float) -> str:
-    """Say nothing for a while."""
+    """Send nothing for some seconds, then return."""
     await asyncio.sleep(seconds)
     return mark
 
 
 @server.tool()
 async def report(mark: str, steps: int, pause: float, ctx: Context) -> str:
-    """Say several things in turn, with pauses."""
+    """Send numbered log messages, with a pause in seconds after each."""
     for index in range(steps):
         await ctx.info(f"{mark}.{index}/{steps}")
         await asyncio.sleep(pause)
@@ -47,7 +47,7 @@ async def report(mark: str, steps: int, pause: float, ctx: Context) -> str:
 
 @server.tool()
 async def advance(mark: str, steps: int, pause: float, ctx: Context) -> str:
-    """The same as progress."""
+    """Send numbered progress notifications, with a pause in seconds after each."""
     for index in range(steps):
         await ctx.report_progress(index, steps, f"{mark}.{index}/{steps}")
         await asyncio.sleep(pause)
@@ -55,8 +55,8 @@ async def advance(mark: str, steps: int, pause: float, ctx: Context) -> str:
 
 
 @server.tool()
-async def come_back(mark: str, steps: int, pause: float, ctx: Context) -> str:
-    """The same, but close the connection after the first for the client to come back."""
+async def reconnect(mark: str, steps: int, pause: float, ctx: Context) -> str:
+    """Send numbered log messages; close the connection after the first one, so that the client reconnects."""
     for index in range(steps):
         await ctx.info(f"{mark}.{index}/{steps}")
         if index == 0:
@@ -67,11 +67,11 @@ async def come_back(mark: str, steps: int, pause: float, ctx: Context) -> str:
 
 @server.tool()
 async def ask(mark: str, times: int, ctx: Context) -> str:
-    """Ask the client several things in turn; each answer must be that to its question."""
+    """Ask the client several questions, one after the other; each reply must repeat its question."""
     for index in range(times):
         question = f"{mark}.{index}/{times}"
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(REPLY_TIMEOUT_SECONDS):
                 answer = await ctx.elicit(question, Reply)
         except TimeoutError:
             raise ToolError(f"unanswered {question}") from None
@@ -82,7 +82,7 @@ async def ask(mark: str, times: int, ctx: Context) -> str:
 
 @server.tool()
 async def announce(mark: str, steps: int, ctx: Context) -> str:
-    """Say several things on the standalone stream, and one that is the same every time."""
+    """Send numbered updates on the standalone stream, and one notification without a mark."""
     for index in range(steps):
         await ctx.session.send_resource_updated(f"chaos:///{mark}.{index}/{steps}")
     await ctx.session.send_tool_list_changed()
@@ -98,6 +98,6 @@ async def remember(mark: str) -> str:
 
 @server.tool()
 async def recall(mark: str) -> str:
-    """Return whose marks of which calls are in the session's state, as words such as `0a1b2c3d/9f8e7d6c`."""
+    """Return the marks in the session's state, separated by spaces: `0a1b2c3d/9f8e7d6c` is owner and call."""
     data = await state.current().read()
     return " ".join(each.removeprefix("~").replace(".", "/") for each in data.get("marks", []))

@@ -1,4 +1,4 @@
-"""Answers: every request that was taken has one, it is the right one, and replies and cancellations arrive."""
+"""Checks of answers: each accepted request has exactly one, the right one, and replies and cancellations arrive."""
 
 from __future__ import annotations
 
@@ -7,72 +7,77 @@ from typing import Final
 
 from mcp_tornado.sessions import EventId
 from mcp_tornado.sessions.ids import session_key
-from tests.chaos.evidence import SessionRecords, call_of, stream_of
-from tests.chaos.faults import LIVE_LIMIT, Fault, Row
-from tests.chaos.marks import marks_in
+from tests.chaos.marks import find_marks
 from tests.chaos.records import Exchange, Outcome
+from tests.chaos.session_records import SessionRecords, mark_of, stream_of
+from tests.chaos.violations import DELIVERY_LIMIT_SECONDS, Row, Violation
 
-LONG_CALL: Final = 8.0
-"""A call that lasts so many seconds does not succeed where its cancellation was acknowledged in its first half."""
-_NEARLY_DONE: Final = 1.0
-"""An abort is acknowledged by the process that has the call: so many seconds before its end it takes effect."""
+LONG_CALL_SECONDS: Final = 8.0
+"""Duration of a call that must not succeed if its cancellation was acknowledged in its first half."""
+_ABORT_MARGIN_SECONDS: Final = 1.0
+"""An abort must take effect if it was acknowledged at least this long before the end of the call.
 
-_SILENCE_LIMIT: Final = 45.0
-"""Seconds without a byte of an answer after which a request counts as never answered; no process is stopped so long."""
+The process that runs the call acknowledges it, so no delivery to another process is involved.
+"""
+
+_SILENCE_LIMIT_SECONDS: Final = 45.0
+"""A request without a byte of an answer for so long counts as unanswered; no process is ever stopped so long."""
 
 
-def check_answered(session: SessionRecords) -> Iterator[Fault]:
-    """A call whose answer has begun, or that was accepted for background work, has one answer."""
+def check_answered(session: SessionRecords) -> Iterator[Violation]:
+    """Check that a call whose answer began, or that was accepted for background work, has exactly one answer."""
     for call in session.calls:
         answers = session.answers(call)
         if call.path == "/mcp/send":
             accepted = call.status == 202
             if accepted and not answers and not session.deletions:
-                yield Fault(Row.UNANSWERED, f"{call.rpc_id} was accepted and never answered", [call])
+                yield Violation(Row.UNANSWERED, f"{call.rpc_id} was accepted and never answered", [call])
             if len(answers) > 1:
-                yield Fault(Row.ANSWERED_TWICE, f"{call.rpc_id} has {len(answers)} answers", [call])
+                yield Violation(Row.ANSWERED_TWICE, f"{call.rpc_id} has {len(answers)} answers", [call])
             continue
         if len(answers) > 1:
-            yield Fault(Row.ANSWERED_TWICE, f"{call.rpc_id} has {len(answers)} answers", [call])
-        elif not answers and _is_owed(session, call):
-            yield Fault(Row.UNANSWERED, f"{call_of(call)} was never answered", [call, *session.resumed(call)])
+            yield Violation(Row.ANSWERED_TWICE, f"{call.rpc_id} has {len(answers)} answers", [call])
+        elif not answers and _must_have_answer(session, call):
+            evidence = [call, *session.resumptions(call)]
+            yield Violation(Row.UNANSWERED, f"{mark_of(call)} was never answered", evidence)
 
 
-def _is_owed(session: SessionRecords, call: Exchange) -> bool:
-    """Say whether a call that has no answer should have one."""
+def _must_have_answer(session: SessionRecords, call: Exchange) -> bool:
+    """Return whether the missing answer to a call is a violation."""
     if call.outcome is Outcome.OPEN:
         return True
     if call.status is None:
         waited = (call.ended or call.at) - call.at
-        return call.outcome is Outcome.HUNG_UP and waited > _SILENCE_LIMIT
+        return call.outcome is Outcome.CLIENT_CLOSED and waited > _SILENCE_LIMIT_SECONDS
     if call.status >= 400:
         return False
-    if call.outcome is Outcome.HUNG_UP and stream_of(call) is None:
-        return False  # the client left before it had an id to come back with
+    if call.outcome is Outcome.CLIENT_CLOSED and stream_of(call) is None:
+        return False  # the client left before it had an event id with which it could resume
     return not session.deletions
 
 
-def check_whose(session: SessionRecords) -> Iterator[Fault]:
-    """Whatever reaches a session carries its own mark, and an answer that of the request."""
+def check_addressees(session: SessionRecords) -> Iterator[Violation]:
+    """Check that all messages that reach a session carry its owner's marks, and answers the mark of their request."""
     key = session_key(session.id)
     for exchange in session.exchanges:
-        for mark in marks_in([exchange.body, [event.message for event in exchange.events]]):
+        for mark in find_marks([exchange.body, [event.message for event in exchange.events]]):
             if mark.owner != session.owner:
-                yield Fault(Row.WRONG_SESSION, f"{mark} reached {session.owner}", [exchange])
+                yield Violation(Row.WRONG_SESSION, f"{mark} reached {session.owner}", [exchange])
         for event in exchange.events:
             parsed = EventId.parse(event.id) if event.id is not None else None
             if parsed is not None and not parsed.belongs_to(key):
-                yield Fault(Row.WRONG_SESSION, f"event {event.id} is not one of {session.id[:8]}", [exchange])
+                description = f"event {event.id} does not belong to {session.id[:8]}"
+                yield Violation(Row.WRONG_SESSION, description, [exchange])
     for call in session.calls:
-        mark = call_of(call)
+        mark = mark_of(call)
         for answer in session.answers(call):
-            strangers = [found for found in marks_in(answer) if mark is not None and found.call != mark.call]
+            strangers = [found for found in find_marks(answer) if mark is not None and found.call != mark.call]
             if strangers or answer.get("id") not in (call.rpc_id, None) or "mismatched" in str(answer):
-                yield Fault(Row.WRONG_SESSION, f"{mark} was answered with {answer}", [call])
+                yield Violation(Row.WRONG_SESSION, f"{mark} was answered with {answer}", [call])
 
 
-def check_replies(session: SessionRecords) -> Iterator[Fault]:
-    """A reply that was acknowledged reaches the tool that asked."""
+def check_replies(session: SessionRecords) -> Iterator[Violation]:
+    """Check that each acknowledged reply reached the tool that had asked."""
     questions: dict[str, str] = {}
     for exchange in session.exchanges:
         for event in exchange.events:
@@ -84,18 +89,19 @@ def check_replies(session: SessionRecords) -> Iterator[Fault]:
         if each.method == "POST" and each.rpc_method is None and each.status == 202
     }
     for call in session.calls:
-        for exchange, event in session.said_live(call):
+        for exchange, event in session.live_events(call):
             _, missed, rest = str((event.message or {}).get("result", "")).partition("unanswered ")
             question = next((each for each in questions if missed and rest.startswith(each)), None)
             reply = replies.get(questions[question]) if question is not None else None
             if reply is None or reply.began is None:
                 continue
-            if session.undisturbed(call.process, reply.began, event.at) > LIVE_LIMIT:
-                yield Fault(Row.REPLIES_LOST, f"the reply to {question} never arrived", [reply, call, exchange])
+            if session.undisturbed_seconds(call.process, reply.began, event.at) > DELIVERY_LIMIT_SECONDS:
+                description = f"the reply to {question} never arrived"
+                yield Violation(Row.REPLIES_LOST, description, [reply, call, exchange])
 
 
-def check_cancellations(session: SessionRecords) -> Iterator[Fault]:
-    """A call whose cancellation was acknowledged does not succeed, unless it was nearly done."""
+def check_cancellations(session: SessionRecords) -> Iterator[Violation]:
+    """Check that a call whose cancellation was acknowledged does not succeed, unless it was nearly complete."""
     for exchange in session.exchanges:
         if exchange.status != 202 or exchange.method != "POST":
             continue
@@ -106,9 +112,11 @@ def check_cancellations(session: SessionRecords) -> Iterator[Fault]:
         else:
             continue
         waits = [call for call in session.calls if call.rpc_id == request_id and call.tool == "wait"]
-        calls = [call for call in waits if session.succeeded(call)]
-        for call in calls:
-            begun = call.began is not None and call.began < exchange.at
-            left = session.undisturbed(call.process, exchange.ended or exchange.at, call.at + call.arguments["seconds"])
-            if begun and left > (_NEARLY_DONE if exchange.path == "/mcp/abort" else LONG_CALL / 2):
-                yield Fault(Row.CANCELLATIONS_LOST, f"{call_of(call)} was cancelled and succeeded", [exchange, call])
+        for call in filter(session.has_succeeded, waits):
+            had_begun = call.began is not None and call.began < exchange.at
+            end = call.at + call.arguments["seconds"]
+            remaining = session.undisturbed_seconds(call.process, exchange.ended or exchange.at, end)
+            margin = _ABORT_MARGIN_SECONDS if exchange.path == "/mcp/abort" else LONG_CALL_SECONDS / 2
+            if had_begun and remaining > margin:
+                description = f"{mark_of(call)} was cancelled and succeeded"
+                yield Violation(Row.CANCELLATIONS_LOST, description, [exchange, call])

@@ -1,4 +1,4 @@
-"""Sessions: none is lost, none comes back, and their state is what was acknowledged."""
+"""Checks of sessions: none is lost, none is served after its end, and the state holds what was acknowledged."""
 
 from __future__ import annotations
 
@@ -6,65 +6,70 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
-from tests.chaos.evidence import SessionRecords, call_of
-from tests.chaos.faults import LIVE_LIMIT, Fault, Row
-from tests.chaos.records import succeeded
+from tests.chaos.records import is_success
+from tests.chaos.session_records import SessionRecords, mark_of
+from tests.chaos.violations import DELIVERY_LIMIT_SECONDS, Row, Violation
 
-SPREAD_FROM: Final = 30
-"""So many requests of one session cannot all have gone to one process by chance."""
+_SPREAD_REQUESTS: Final = 30
+"""With at least this many requests of a session, one process cannot have got all of them by chance."""
 
 
-def check_session_lives(session: SessionRecords) -> Iterator[Fault]:
-    """A session that nobody ended is found by every request, and by the audit."""
+def check_session_lives(session: SessionRecords) -> Iterator[Violation]:
+    """Check that every request, and the audit, finds a session that its client did not end."""
     if session.deletions:
         return
-    gone = [each for each in session.exchanges if each.error_code in ("SESSION_NOT_FOUND", "SESSION_EXPIRED")]
-    looks = [each for each in session.exchanges if (each.method, each.path) == ("GET", "/mcp/session")]
-    if gone:
-        yield Fault(Row.SESSIONS_LOST, f"session {session.id[:8]} was not found", [session.created, *gone[:3]])
-    elif not looks or looks[-1].status != 200:
-        yield Fault(Row.SESSIONS_LOST, f"session {session.id[:8]} could not be audited", [session.created, *looks[-1:]])
+    not_found = [each for each in session.exchanges if each.error_code in ("SESSION_NOT_FOUND", "SESSION_EXPIRED")]
+    audits = [each for each in session.exchanges if (each.method, each.path) == ("GET", "/mcp/session")]
+    if not_found:
+        description = f"session {session.id[:8]} was not found"
+        yield Violation(Row.SESSIONS_LOST, description, [session.created, *not_found[:3]])
+    elif not audits or audits[-1].status != 200:
+        description = f"session {session.id[:8]} could not be audited"
+        yield Violation(Row.SESSIONS_LOST, description, [session.created, *audits[-1:]])
 
 
-def check_session_ends(session: SessionRecords) -> Iterator[Fault]:
-    """Once its end was acknowledged, nothing works in a session any more, and nothing goes on."""
+def check_session_ends(session: SessionRecords) -> Iterator[Violation]:
+    """Check that no request succeeds and no connection stays open once the end of the session was acknowledged."""
     deletion = next((each for each in session.deletions if each.status == 204), None)
     if deletion is None or deletion.ended is None:
         return
     for exchange in session.exchanges:
         if exchange.at > deletion.ended and exchange.status is not None and exchange.status < 400:
-            yield Fault(Row.RESURRECTED, f"session {session.id[:8]} answered after its end", [deletion, exchange])
+            description = f"session {session.id[:8]} answered after its end"
+            yield Violation(Row.RESURRECTED, description, [deletion, exchange])
         end = exchange.ended or deletion.ended
-        if exchange.at < deletion.ended and session.undisturbed(exchange.process, deletion.ended, end) > LIVE_LIMIT:
-            yield Fault(Row.RESURRECTED, "a connection outlived its session", [deletion, exchange])
+        open_seconds = session.undisturbed_seconds(exchange.process, deletion.ended, end)
+        if exchange.at < deletion.ended and open_seconds > DELIVERY_LIMIT_SECONDS:
+            yield Violation(Row.RESURRECTED, "a connection outlived its session", [deletion, exchange])
 
 
-def check_state(session: SessionRecords) -> Iterator[Fault]:
-    """What was acknowledged is in the state, once; what was not may be there, once; nothing else is."""
+def check_state(session: SessionRecords) -> Iterator[Violation]:
+    """Check that the state holds acknowledged changes once, others at most once, and nothing else."""
     changes = [call for call in session.calls if call.tool == "remember"]
     if session.deletions or not changes:
         return
-    looks = [call for call in session.calls if call.tool == "recall" and session.succeeded(call)]
+    reads = [call for call in session.calls if call.tool == "recall" and session.has_succeeded(call)]
     held: list[str] = []
-    if looks:
-        answer = next(filter(succeeded, session.answers(looks[-1])))
+    if reads:
+        answer = next(filter(is_success, session.answers(reads[-1])))
         held = " ".join(content["text"] for content in answer["result"]["content"]).split()
     counts = Counter(held)
     for change in changes:
-        mark = call_of(change)
+        mark = mark_of(change)
         if mark is None:
             continue
         times = counts.pop(f"{mark.owner}/{mark.call}", 0)
-        if times == 0 and session.succeeded(change):
-            yield Fault(Row.STATE_LOST, f"{mark} is not in the state", [change, *looks[-1:]])
+        if times == 0 and session.has_succeeded(change):
+            yield Violation(Row.STATE_LOST, f"{mark} is not in the state", [change, *reads[-1:]])
         if times > 1:
-            yield Fault(Row.STATE_TWICE, f"{mark} is in the state {times} times", [change, *looks[-1:]])
+            yield Violation(Row.STATE_TWICE, f"{mark} is in the state {times} times", [change, *reads[-1:]])
     for stranger in counts:
-        yield Fault(Row.WRONG_SESSION, f"{stranger} is in the state of {session.owner}", looks[-1:])
+        yield Violation(Row.WRONG_SESSION, f"{stranger} is in the state of {session.owner}", reads[-1:])
 
 
-def check_spread(session: SessionRecords) -> Iterator[Fault]:
-    """The proxy sends the requests of a session to several processes: else the suite shows nothing."""
+def check_spread(session: SessionRecords) -> Iterator[Violation]:
+    """Check that the proxy sent the requests of a session to several processes; otherwise the suite proves nothing."""
     processes = [exchange.process for exchange in session.exchanges if exchange.process is not None]
-    if len(processes) >= SPREAD_FROM and len(set(processes)) == 1:
-        yield Fault(Row.NOT_SPREAD, f"all {len(processes)} requests of {session.id[:8]} went to {processes[0]}")
+    if len(processes) >= _SPREAD_REQUESTS and len(set(processes)) == 1:
+        description = f"all {len(processes)} requests of {session.id[:8]} went to process {processes[0]}"
+        yield Violation(Row.NOT_SPREAD, description)

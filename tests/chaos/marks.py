@@ -1,7 +1,7 @@
-"""Marks: what every payload carries, so that it can be told whose it is and which one it is.
+"""Marks: every payload carries one, which names its owner and its call.
 
-A mark names the session's owner and the call; where a call says several things, it also numbers them:
-`~0a1b2c3d.9f8e7d6c` and `~0a1b2c3d.9f8e7d6c.3/10`. The served tools append the number to the mark they were given.
+The owner is that of the session. If a call sends several messages, the mark numbers them:
+`~0a1b2c3d.9f8e7d6c` and `~0a1b2c3d.9f8e7d6c.3/10`. The served tools append the number to the mark that they were given.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _PATTERN: Final = re.compile(r"~([0-9a-f]{8})\.([0-9a-f]{8})(?:\.(\d+)/(\d+))?")
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Whose a payload is, which call's, and which one of several; `index` is `None` where it is not numbered."""
+    """The owner and the call of a payload, and its index among `count` numbered messages; `None`: not numbered."""
 
     owner: str
     call: str
@@ -34,8 +34,8 @@ def new_name(random: Random) -> str:
     return f"{random.getrandbits(32):08x}"
 
 
-def marks_in(value: object) -> list[Mark]:
-    """Return the marks that a JSON value holds anywhere, in order and each once."""
+def find_marks(value: object) -> list[Mark]:
+    """Return the marks at any place of a JSON value, in order and without duplicates."""
     found = _PATTERN.findall(orjson.dumps(value).decode())
     return list(
         dict.fromkeys(

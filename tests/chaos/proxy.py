@@ -1,8 +1,8 @@
-"""A load balancer that sends each request to the next process in turn, and writes down what went through.
+"""A round-robin load balancer that records all that it forwards.
 
-It does what such proxies do, and no more: it asks every process whether it is ready, it tries the next process where
-one refuses the connection or says that it is draining, and where a connection breaks it breaks the client's.
-A request that a process may have taken is never sent again.
+It does what such proxies do, and no more. It asks every process whether it is ready. If a process refuses a connection
+or is draining, the next process gets the request. If the connection of a process breaks, the client's connection is
+closed. A request that a process may have taken is never sent again.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from typing import Any, Final, Self
 import h11
 import orjson
 
-from tests.chaos.records import Exchange, Outcome, Passed
+from tests.chaos.records import Exchange, ForwardedEvent, Outcome
 
 HOST: Final = "127.0.0.1"
 REPLAY_HEADER: Final = "x-chaos-replay"
-"""Marks a request that only looks up again what went before."""
+"""Header of a request that only reads again what was read before; see `Exchange.replay`."""
 
-_PROBE_SECONDS: Final = 0.2
-_PROBE_LIMIT: Final = 1.0
-_OF_THE_CONNECTION: Final = {b"connection", b"keep-alive", b"transfer-encoding"}
+_PROBE_INTERVAL_SECONDS: Final = 0.2
+_PROBE_TIMEOUT_SECONDS: Final = 1.0
+_HOP_BY_HOP_HEADERS: Final = {b"connection", b"keep-alive", b"transfer-encoding"}
 
 
 async def is_ready(port: int) -> bool:
-    """Ask a process whether it is ready; one that does not answer soon is not."""
+    """Return whether a process reports that it is ready, within a second."""
     try:
-        async with asyncio.timeout(_PROBE_LIMIT):
+        async with asyncio.timeout(_PROBE_TIMEOUT_SECONDS):
             reader, writer = await asyncio.open_connection(HOST, port)
             try:
                 writer.write(b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
@@ -43,13 +43,13 @@ async def is_ready(port: int) -> bool:
 
 
 class EventParser:
-    """Takes a stream of server-sent events apart, as far as it has come."""
+    """An incremental parser of server-sent events."""
 
     def __init__(self) -> None:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[tuple[str | None, Any]]:
-        """Return the id and the message of each event that is now complete; comments are left out."""
+        """Return the id and the message of each event that the data completes; comments are ignored."""
         *blocks, self._rest = (self._rest + data).split(b"\n\n")
         events: list[tuple[str | None, Any]] = []
         for block in blocks:
@@ -61,8 +61,8 @@ class EventParser:
         return events
 
 
-class _Gone(Exception):
-    """The other end of a connection is gone, or speaks no HTTP."""
+class _PeerLost(Exception):
+    """The peer of a connection closed it, or does not speak HTTP."""
 
     def __init__(self, connection: _Connection) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class _Gone(Exception):
 
 
 class _Connection:
-    """Our end of an HTTP connection. Where the other end is gone, its methods raise `_Gone`."""
+    """Our side of an HTTP connection. Its methods raise `_PeerLost` when the peer has closed it."""
 
     def __init__(self, role: type, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.http: Any = h11.Connection(role)
@@ -79,13 +79,13 @@ class _Connection:
         self._reading: asyncio.Task[bytes] | None = None
 
     def reading(self) -> asyncio.Task[bytes]:
-        """Return the task that reads what comes next; it ends with nothing when the other end hangs up."""
+        """Return the task that reads the next data; its result is empty when the peer closes the connection."""
         if self._reading is None:
             self._reading = asyncio.create_task(self._reader.read(65_536))
         return self._reading
 
-    def hung_up(self) -> bool:
-        """Say whether the other end has hung up."""
+    def is_closed_by_peer(self) -> bool:
+        """Return whether the peer has closed the connection."""
         reading = self.reading()
         return reading.done() and (reading.exception() is not None or not reading.result())
 
@@ -96,12 +96,12 @@ class _Connection:
                 self._reading = None
                 self.http.receive_data(data)
         except (OSError, h11.RemoteProtocolError) as error:
-            raise _Gone(self) from error
+            raise _PeerLost(self) from error
         if isinstance(event, h11.ConnectionClosed):
-            raise _Gone(self)
+            raise _PeerLost(self)
         return event
 
-    async def rest_of_body(self) -> bytes:
+    async def read_body(self) -> bytes:
         body = b""
         while isinstance(event := await self.next_event(), h11.Data):
             body += bytes(event.data)
@@ -112,14 +112,14 @@ class _Connection:
         try:
             await self._writer.drain()
         except OSError as error:
-            raise _Gone(self) from error
+            raise _PeerLost(self) from error
 
     def abort(self) -> None:
-        """Break it off; to us, the other end has hung up."""
+        """Reset the connection; the reading task then ends as if the peer had closed it."""
         self._writer.transport.abort()
 
     async def close(self) -> None:
-        """Close it, after what was sent."""
+        """Close the connection when all sent data is written."""
         try:
             if self._reading is not None:
                 self._reading.cancel()
@@ -131,10 +131,10 @@ class _Connection:
 
 
 class Proxy:
-    """Listens on a free port of its own.
+    """The load balancer, on a free port of its own.
 
     Args:
-        ports: Where the processes listen; their places in this list are their names in the records.
+        ports: The ports of the processes. The index of a port is the number of its process in the records.
     """
 
     def __init__(self, ports: Sequence[int]) -> None:
@@ -162,23 +162,23 @@ class Proxy:
         await self._listening.wait_closed()
 
     def now(self) -> float:
-        """Return the seconds since the proxy began."""
+        """Return the seconds since the proxy was created."""
         return time.monotonic() - self._began
 
-    def cut(self) -> None:
-        """Break all connections of clients, as a network does that fails; they can make new ones at once."""
+    def break_connections(self) -> None:
+        """Reset all connections of clients, as a network failure does; clients can connect again at once."""
         for client in self._clients:
             client.abort()
 
     async def _probe(self, process: int) -> None:
         while True:
             self._ready[process] = await is_ready(self._ports[process])
-            await asyncio.sleep(_PROBE_SECONDS)
+            await asyncio.sleep(_PROBE_INTERVAL_SECONDS)
 
-    def _in_turn(self) -> list[int]:
-        """Return the processes to try, the next one in turn first; where none is ready, any will do."""
-        everyone = range(len(self._ports))
-        ready = [process for process in everyone if self._ready[process]] or list(everyone)
+    def _candidates(self) -> list[int]:
+        """Return the ready processes, the next one in turn first; all processes if none is ready."""
+        everything = range(len(self._ports))
+        ready = [process for process in everything if self._ready[process]] or list(everything)
         turn = next(self._turns) % len(ready)
         return ready[turn:] + ready[:turn]
 
@@ -197,21 +197,21 @@ class Proxy:
             await client.close()
 
     async def _serve_one(self, client: _Connection) -> bool:
-        """Serve a client's next request; say whether the connection goes on."""
+        """Serve the next request of a client and return whether its connection stays open."""
         try:
             head = await client.next_event()
-            body = await client.rest_of_body()
-        except _Gone:
+            body = await client.read_body()
+        except _PeerLost:
             return False
         exchange = self._record(head, body)
         forwarding = asyncio.create_task(self._forward(client, head, body, exchange))
         try:
             await asyncio.wait({forwarding, client.reading()}, return_when=asyncio.FIRST_COMPLETED)
-            if not forwarding.done() and client.hung_up():
-                raise _Gone(client)
+            if not forwarding.done() and client.is_closed_by_peer():
+                raise _PeerLost(client)
             await forwarding
-        except _Gone as gone:
-            exchange.outcome = Outcome.HUNG_UP if gone.connection is client else Outcome.BROKEN
+        except _PeerLost as lost:
+            exchange.outcome = Outcome.CLIENT_CLOSED if lost.connection is client else Outcome.BROKEN
             return False
         finally:
             forwarding.cancel()
@@ -237,25 +237,25 @@ class Proxy:
         return exchange
 
     async def _forward(self, client: _Connection, head: Any, body: bytes, exchange: Exchange) -> None:
-        """Send a request to the next process that takes it, and its answer back.
+        """Send a request to the next process that takes it, and its answer to the client.
 
         Raises:
-            _Gone: The process broke the connection, or the client did.
+            _PeerLost: The process or the client closed its connection.
         """
         refusal: tuple[Any, bytes] | None = None
-        for process in self._in_turn():
+        for process in self._candidates():
             try:
                 reader, writer = await asyncio.open_connection(HOST, self._ports[process])
             except OSError:
-                exchange.passed_over.append(process)
+                exchange.skipped_processes.append(process)
                 continue
             upstream = _Connection(h11.CLIENT, reader, writer)
             try:
                 answer = await self._ask(upstream, head, body, exchange, process)
                 if answer.status_code == 503:
-                    content = await upstream.rest_of_body()
+                    content = await upstream.read_body()
                     if b"SERVER_DRAINING" in content:
-                        exchange.passed_over.append(process)
+                        exchange.skipped_processes.append(process)
                         self._ready[process] = False
                         refusal = answer, content
                         continue
@@ -272,7 +272,7 @@ class Proxy:
 
     async def _ask(self, upstream: _Connection, head: Any, body: bytes, exchange: Exchange, process: int) -> Any:
         exchange.process = process
-        headers = [pair for pair in head.headers if pair[0] not in _OF_THE_CONNECTION]
+        headers = [pair for pair in head.headers if pair[0] not in _HOP_BY_HOP_HEADERS]
         request = h11.Request(method=head.method, target=head.target, headers=[*headers, ("Connection", "close")])
         await upstream.send(request, *([h11.Data(data=body)] if body else []), h11.EndOfMessage())
         return await upstream.next_event()
@@ -283,7 +283,7 @@ class Proxy:
         exchange.began = self.now()
         exchange.new_session = headers.get(b"mcp-session-id")
         exchange.streamed = headers.get(b"content-type", "").startswith("text/event-stream")
-        kept = [pair for pair in answer.headers if pair[0] not in _OF_THE_CONNECTION]
+        kept = [pair for pair in answer.headers if pair[0] not in _HOP_BY_HOP_HEADERS]
         return h11.Response(status_code=answer.status_code, headers=kept, reason=answer.reason)
 
     def _note_body(self, content: bytes, exchange: Exchange) -> None:
@@ -292,7 +292,9 @@ class Proxy:
         except orjson.JSONDecodeError:
             exchange.body = content.decode(errors="replace")
         if exchange.path.endswith("/receive") and exchange.status == 200:
-            exchange.events = [Passed(self.now(), event["id"], event["message"]) for event in exchange.body["events"]]
+            exchange.events = [
+                ForwardedEvent(self.now(), event["id"], event["message"]) for event in exchange.body["events"]
+            ]
 
     async def _answer(self, client: _Connection, answer: Any, content: bytes, exchange: Exchange) -> None:
         head = self._note_head(answer, exchange)
@@ -304,7 +306,7 @@ class Proxy:
     async def _relay(self, upstream: _Connection, client: _Connection, answer: Any, exchange: Exchange) -> None:
         head = self._note_head(answer, exchange)
         if not exchange.streamed:
-            content = await upstream.rest_of_body()
+            content = await upstream.read_body()
             self._note_body(content, exchange)
             exchange.outcome = Outcome.COMPLETE
             await client.send(head, *([h11.Data(data=content)] if content else []), h11.EndOfMessage())
@@ -313,7 +315,7 @@ class Proxy:
         await client.send(head)
         while isinstance(event := await upstream.next_event(), h11.Data):
             data = bytes(event.data)
-            exchange.events.extend(Passed(self.now(), *parsed) for parsed in parser.feed(data))
+            exchange.events.extend(ForwardedEvent(self.now(), *parsed) for parsed in parser.feed(data))
             await client.send(h11.Data(data=data))
         exchange.outcome = Outcome.COMPLETE
         await client.send(h11.EndOfMessage())

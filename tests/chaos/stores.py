@@ -1,4 +1,4 @@
-"""The stores that processes share, and how each of them goes away for a while and comes back."""
+"""The stores that the processes share, and how each becomes unreachable for some seconds."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from tests.chaos.proxy import HOST
 
 
 class Store(Protocol):
-    """A store as the suite handles it."""
+    """A store under test."""
 
     @property
     def url(self) -> str:
-        """What the processes are told."""
+        """The URL that the processes get."""
         ...
 
     async def start(self) -> None:
-        """Make it ready."""
+        """Start the server of the store, if it has one, and return when it is ready."""
         ...
 
     async def interrupt(self, seconds: float, *, hard: bool) -> None:
-        """Take it away for a while; `hard` where it gets no chance to say goodbye, if that makes a difference."""
+        """Make the store unreachable for some seconds; `hard` kills its server instead of stopping it."""
         ...
 
-    def end(self) -> None:
-        """Leave nothing behind."""
+    def close(self) -> None:
+        """Stop the server of the store, if it has one."""
         ...
 
 
 class RedisStore:
-    """A redis-server that writes down every change before it acknowledges it."""
+    """A redis-server that syncs each change to disk before it acknowledges it."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -54,13 +54,13 @@ class RedisStore:
         program = shutil.which("redis-server")
         if program is None:
             raise RuntimeError("redis-server is not on the PATH: apt-get install redis-server")
-        where = ("--bind", HOST, "--port", str(self._port), "--dir", str(self._directory))
+        options = ("--bind", HOST, "--port", str(self._port), "--dir", str(self._directory))
         durable = ("--save", "", "--appendonly", "yes", "--appendfsync", "always")
         with (self._directory / "redis.log").open("ab") as log:
-            self._process = subprocess.Popen([program, *where, *durable], stdout=log, stderr=log)
-        await wait_until(self._listens, "redis-server listening")
+            self._process = subprocess.Popen([program, *options, *durable], stdout=log, stderr=log)
+        await wait_until(self._is_listening, "redis-server listens")
 
-    def _listens(self) -> bool:
+    def _is_listening(self) -> bool:
         try:
             socket.create_connection((HOST, self._port), timeout=1).close()
         except OSError:
@@ -71,18 +71,18 @@ class RedisStore:
         process = self._process
         assert process is not None
         process.send_signal(signal.SIGKILL if hard else signal.SIGTERM)
-        await wait_until(lambda: process.poll() is not None, "the end of redis-server")
+        await wait_until(lambda: process.poll() is not None, "redis-server has ended")
         await asyncio.sleep(seconds)
         await self.start()
 
-    def end(self) -> None:
+    def close(self) -> None:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
 
 class SQLiteStore:
-    """A database in a file. It has no server that could be restarted: its outage is a lock that somebody holds."""
+    """A database file. It has no server to stop: its outage is an exclusive lock of another connection."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / "sessions.db"
@@ -92,7 +92,7 @@ class SQLiteStore:
         return f"sqlite:///{self._path}"
 
     async def start(self) -> None:
-        """Do nothing: the first process makes the file."""
+        """Do nothing: the first process creates the file."""
 
     async def interrupt(self, seconds: float, *, hard: bool) -> None:
         await asyncio.to_thread(self._lock, seconds)
@@ -101,12 +101,12 @@ class SQLiteStore:
         with closing(sqlite3.connect(self._path, timeout=30, isolation_level=None)) as connection:
             connection.execute("BEGIN EXCLUSIVE")
             try:
-                time.sleep(seconds)  # nobody can write meanwhile
+                time.sleep(seconds)
             finally:
                 connection.execute("ROLLBACK")
 
-    def end(self) -> None:
-        """Do nothing: the file goes with its directory."""
+    def close(self) -> None:
+        """Do nothing: the file is deleted with its directory."""
 
 
 STORES = {"redis": RedisStore, "sqlite": SQLiteStore}

@@ -1,4 +1,4 @@
-"""One run of the suite: processes over a store, the proxy, the clients, the disturbances, the audit, the verdict."""
+"""One run of the suite: processes on a store, the proxy, clients, injected faults, the audit and the verdict."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ import orjson
 
 from tests.chaos import ledger
 from tests.chaos.audit import audit
-from tests.chaos.clients import CALL_LIMIT, World, http_transport, run_clients
-from tests.chaos.faults import Fault, Row
-from tests.chaos.processes import Served
+from tests.chaos.client_context import CALL_TIMEOUT_SECONDS, ClientContext
+from tests.chaos.clients import run_clients
+from tests.chaos.processes import ServerProcess
 from tests.chaos.proxy import Proxy
 from tests.chaos.records import Exchange
-from tests.chaos.schedule import Disturber, draw_schedule
+from tests.chaos.schedule import FaultInjector, draw_schedule
 from tests.chaos.stores import STORES, Store
+from tests.chaos.transports import open_transport
+from tests.chaos.violations import Row, Violation
 
-_IN_MEMORY: Final = Path("/dev/shm")
-"""Where data is kept if that can be had: a busy disk takes seconds to sync."""
+_MEMORY_DIRECTORY: Final = Path("/dev/shm")
+"""Preferred place for the data, if it exists: a busy disk takes seconds to sync."""
 
 _SETTINGS: Final = {
     "LOG__LEVEL": "INFO",
@@ -35,13 +37,13 @@ _SETTINGS: Final = {
     "EVENTS__RETRY_MILLISECONDS": 200,
     "EVENTS__STREAM_AFTER_SECONDS": 0.5,
 }
-_SHOWN: Final = 5
-"""So many faults of each kind are shown in full."""
+_SHOWN_PER_ROW: Final = 5
+"""The number of violations of each row that the report shows with their records."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is run."""
+    """The parameters of a run."""
 
     store: str
     seed: int
@@ -58,21 +60,24 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of it."""
+    """The result of a run."""
 
-    faults: list[Fault]
-    numbers: dict[str, int]
-    notes: Counter[str]
-    complaints: list[str]
+    violations: list[Violation]
+    activity: dict[str, int]
+    """Counts that show how much was tried."""
+    observations: Counter[str]
+    """What clients and logs reported and the records do not show."""
+    wrong_results: list[str]
+    """Results that clients got and that cannot be right."""
 
     @property
     def passed(self) -> bool:
-        return not self.faults and not self.complaints
+        return not self.violations and not self.wrong_results
 
 
 @contextmanager
-def _quiet(name: str) -> Generator[None]:
-    """Log nothing by the SDK's client, which tells of each broken connection; the proxy has recorded it."""
+def _silenced(name: str) -> Generator[None]:
+    """Silence a logger. The SDK's client logs each broken connection, and the proxy has recorded it anyway."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -82,72 +87,81 @@ def _quiet(name: str) -> Generator[None]:
         logger.setLevel(level)
 
 
-async def run(plan: Plan, say: Callable[[str], None]) -> Result:
-    """Run the suite once, and say what happens as it does."""
+async def run(plan: Plan, print_line: Callable[[str], None]) -> Result:
+    """Run the suite once and print its progress."""
     random = Random(plan.seed)
     schedule = draw_schedule(random, plan.seconds, plan.processes)
-    say("\n".join(map(str, [plan, *schedule])))
+    print_line("\n".join(map(str, [plan, *schedule])))
     with (
-        _quiet("mcp"),
-        tempfile.TemporaryDirectory(prefix="chaos-", dir=_IN_MEMORY if _IN_MEMORY.is_dir() else None) as folder,
+        _silenced("mcp"),
+        tempfile.TemporaryDirectory(
+            prefix="chaos-", dir=_MEMORY_DIRECTORY if _MEMORY_DIRECTORY.is_dir() else None
+        ) as directory,
     ):
-        async with _store(plan, Path(folder)) as store, _served(plan, store, Path(folder)) as processes:
-            async with Proxy([process.port for process in processes]) as proxy, http_transport() as http:
-                world = World(proxy.url, http, pause=plan.clients / 30)
-                disturber = Disturber(processes, store, proxy.now)
-                clients = asyncio.create_task(run_clients(world, random, plan.clients))
+        async with (
+            _run_store(plan, Path(directory)) as store,
+            _run_processes(plan, store, Path(directory)) as processes,
+        ):
+            async with Proxy([process.port for process in processes]) as proxy, open_transport() as http:
+                context = ClientContext(proxy.url, http, pause_seconds=plan.clients / 30)
+                injector = FaultInjector(processes, store, proxy.now)
+                clients = asyncio.create_task(run_clients(context, random, plan.clients))
                 try:
                     async with asyncio.TaskGroup() as tasks:
-                        tasks.create_task(disturber.run(schedule))
+                        tasks.create_task(injector.run(schedule))
                         tasks.create_task(asyncio.sleep(plan.seconds))
-                    say(f"{proxy.now():.1f} s: all is up again; the clients come to an end")
-                    world.stop.set()
-                    done, _ = await asyncio.wait({clients}, timeout=CALL_LIMIT + 10)
+                    print_line(f"{proxy.now():.1f} s: all processes and the store are up; the clients finish")
+                    context.stop.set()
+                    done, _ = await asyncio.wait({clients}, timeout=CALL_TIMEOUT_SECONDS + 10)
                     for task in done:
                         task.result()
+                    if not done:
+                        context.observations["clients that did not finish in time"] += 1
                 finally:
                     clients.cancel()
                     await asyncio.gather(clients, return_exceptions=True)
-                say(f"{proxy.now():.1f} s: audit")
-                await audit(world, proxy.records)
-                say(f"{proxy.now():.1f} s: done")
+                print_line(f"{proxy.now():.1f} s: audit")
+                await audit(context, proxy.records)
+                print_line(f"{proxy.now():.1f} s: done")
             records = sorted(proxy.records, key=lambda exchange: exchange.number)
-            return _judged(plan, records, disturber, world, [process.log for process in processes])
+            return _make_result(plan, records, injector, context, [process.log for process in processes])
 
 
 @asynccontextmanager
-async def _store(plan: Plan, folder: Path) -> AsyncGenerator[Store]:
-    store = STORES[plan.store](folder)
+async def _run_store(plan: Plan, directory: Path) -> AsyncGenerator[Store]:
+    store = STORES[plan.store](directory)
     try:
         await store.start()
         yield store
     finally:
-        store.end()
+        store.close()
 
 
 @asynccontextmanager
-async def _served(plan: Plan, store: Store, folder: Path) -> AsyncGenerator[list[Served]]:
+async def _run_processes(plan: Plan, store: Store, directory: Path) -> AsyncGenerator[list[ServerProcess]]:
     settings = {**_SETTINGS, "SESSIONS__STORE": store.url}
-    processes = [Served(number, folder, settings) for number in range(plan.processes)]
+    processes = [ServerProcess(number, directory, settings) for number in range(plan.processes)]
     try:
         for process in processes:
             await process.start()
         yield processes
     finally:
         for process in processes:
-            process.end()
+            process.kill()
 
 
-def _judged(plan: Plan, records: list[Exchange], disturber: Disturber, world: World, logs: list[Path]) -> Result:
-    faults = ledger.judge(records, disturber.pauses, processes=plan.processes)
-    numbers = {**dict(sorted(disturber.done.items())), **ledger.counts(records)}
+def _make_result(
+    plan: Plan, records: list[Exchange], injector: FaultInjector, context: ClientContext, logs: list[Path]
+) -> Result:
+    violations = ledger.judge(records, injector.outages, processes=plan.processes)
+    activity = {**dict(sorted(injector.counts.items())), **ledger.count_activity(records)}
     for log in logs:
-        world.notes.update(_complaints_in(log))
-    return Result(faults, numbers, world.notes, world.complaints)
+        context.observations.update(_warnings_in(log))
+    return Result(violations, activity, context.observations, context.wrong_results)
 
 
-def _complaints_in(log: Path) -> list[str]:
-    """Return what a process complained of in its log: the level, the event and the exception, if there was one."""
+def _warnings_in(log: Path) -> list[str]:
+    """Return the warnings and errors in the log of a process: the level, the event and the exception, if any."""
     found: list[str] = []
     for text in log.read_text(errors="replace").splitlines():
         try:
@@ -161,14 +175,15 @@ def _complaints_in(log: Path) -> list[str]:
     return found
 
 
-def told(result: Result) -> str:
-    """Return the table, what clients noticed, and the first faults of each kind with the records that show them."""
-    lines = [ledger.report(result.faults, result.numbers), "", "what clients and logs tell:"]
-    lines += [f"  {count:>6} {note}" for note, count in sorted(result.notes.items())]
-    lines += [f"complaint of a client: {complaint}" for complaint in result.complaints[:_SHOWN]]
+def format_result(result: Result) -> str:
+    """Return the table, the observations, and the first violations of each row with the records that prove them."""
+    lines = [ledger.format_table(result.violations, result.activity), "", "observed by clients and in logs:"]
+    lines += [f"  {count:>6} {text}" for text, count in sorted(result.observations.items())]
+    lines += [f"wrong result at a client: {text}" for text in result.wrong_results[:_SHOWN_PER_ROW]]
     shown: Counter[Row] = Counter()
-    for fault in result.faults:
-        shown[fault.row] += 1
-        if shown[fault.row] <= _SHOWN:
-            lines += ["", f"{fault.row.upper()}: {fault.what}", *(f"    {each}" for each in fault.shown_by)]
+    for violation in result.violations:
+        shown[violation.row] += 1
+        if shown[violation.row] <= _SHOWN_PER_ROW:
+            evidence = (f"    {exchange}" for exchange in violation.evidence)
+            lines += ["", f"{violation.row.upper()}: {violation.description}", *evidence]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What the clients are connected to: one of each thing that a client can ask a server for."""
+"""The server of the client tests: one tool, prompt or resource for each feature that a client can use."""
 
 # No `from __future__ import annotations`: the SDK resolves the annotations of tools at run time.
 
@@ -13,10 +13,19 @@ import mcp_types as types
 from mcp.server.mcpserver import AcceptedElicitation, Context, Elicit, ElicitationResult, MCPServer, Resolve, Sample
 from pydantic import BaseModel
 
+WAIT_SECONDS = 60
+"""How long a tool waits at a gate."""
+
 gates: list[asyncio.Event] = []
 
 
-def closed_gate() -> asyncio.Event:
+async def wait_at_gate(gate: asyncio.Event) -> None:
+    async with asyncio.timeout(WAIT_SECONDS):
+        await gate.wait()
+
+
+def new_gate() -> asyncio.Event:
+    """Return a closed gate."""
     gates.append(asyncio.Event())
     return gates[-1]
 
@@ -28,7 +37,7 @@ def open_gates() -> None:
 
 @asynccontextmanager
 async def lifespan(_: MCPServer) -> AsyncGenerator[None]:
-    """Open the gates on SIGUSR1: a process that drains takes no call which could."""
+    """Open all gates on SIGUSR1: a draining process accepts no call that could open one."""
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGUSR1, open_gates)
     yield
@@ -37,10 +46,10 @@ async def lifespan(_: MCPServer) -> AsyncGenerator[None]:
 
 server = MCPServer("clients", version="1", lifespan=lifespan)
 subscribed: defaultdict[str, set[str]] = defaultdict(set)
-"""The resources that a session of the handshake era follows, by its key."""
+"""The resources to which sessions of the handshake era have subscribed, by the key of the session."""
 
 
-def key_of(ctx: Context) -> str:
+def session_key(ctx: Context) -> str:
     return (ctx.headers or {})["mcp-session-id"]
 
 
@@ -59,7 +68,7 @@ async def weather(city: str) -> Weather:
 
 @server.tool()
 async def count(ctx: Context, steps: int) -> str:
-    """Report progress, and log."""
+    """Report progress and log, once in each step."""
     for step in range(1, steps + 1):
         await ctx.report_progress(step, steps, f"step {step}")
         await ctx.info(f"at {step}")
@@ -91,18 +100,18 @@ async def quote(line: Annotated[types.CreateMessageResult, Resolve(ask_line)]) -
 
 @server.tool()
 async def change(ctx: Context) -> str:
-    """Tell this session of the handshake era what has changed, as far as it follows it."""
+    """Notify this session of the handshake era of a changed list and of its subscribed resources."""
     await ctx.session.send_tool_list_changed()
-    for uri in sorted(subscribed[key_of(ctx)]):
+    for uri in sorted(subscribed[session_key(ctx)]):
         await ctx.session.send_resource_updated(uri)
     return "changed"
 
 
 @server.tool()
 async def publish(ctx: Context, author: str) -> str:
-    """Tell everybody who listens in the stateless era what has changed."""
+    """Notify the subscriptions of the stateless era of a changed list and of two resources."""
     await ctx.notify_tools_changed()
-    await ctx.notify_resource_updated("memo://nobody/notes")
+    await ctx.notify_resource_updated("memo://unwatched/notes")
     await ctx.notify_resource_updated(f"memo://{author}/notes")
     return "published"
 
@@ -111,23 +120,23 @@ async def publish(ctx: Context, author: str) -> str:
 
 
 @server.tool()
-async def leave(ctx: Context) -> str:
-    """Close the stream in the middle of the call, and go on once the gate is open."""
-    gate = closed_gate()
+async def reconnect(ctx: Context) -> str:
+    """Close the stream in the middle of the call, so that the client reconnects, and continue when the gate is open."""
+    gate = new_gate()
     await ctx.info("before")
     await ctx.close_sse_stream()
     await ctx.info("while away")
-    await gate.wait()
+    await wait_at_gate(gate)
     await ctx.info("after")
-    return "came back"
+    return "reconnected"
 
 
 @server.tool()
 async def wait(ctx: Context) -> str:
-    """Log, and go on once the gate is open."""
-    gate = closed_gate()
+    """Log, and continue when the gate is open."""
+    gate = new_gate()
     await ctx.info("before")
-    await gate.wait()
+    await wait_at_gate(gate)
     await ctx.info("after")
     return "waited"
 

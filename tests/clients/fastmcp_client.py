@@ -1,4 +1,4 @@
-"""FastMCP's client: `fastmcp_client.py MODE URL` prints what it got, as one JSON object."""
+"""FastMCP's client: `fastmcp_client.py MODE URL` prints its results as one JSON object."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ from fastmcp import Client
 from fastmcp.client.messages import MessageHandler
 from mcp.shared.exceptions import MCPDeprecationWarning
 
-# Logging and sampling still exist, and most clients use them.
+# Logging and sampling are deprecated, but most clients use them.
 warnings.simplefilter("ignore", MCPDeprecationWarning)
+
+
+TIMEOUT_SECONDS = 50
+"""Timeout of the program. It is shorter than that of the test, so that the traceback shows what the program awaited."""
 
 
 async def answer_elicitation(message: str, response_type: Any, params: Any, context: Any) -> Any:
@@ -27,14 +31,14 @@ async def answer_sampling(messages: Any, params: Any, context: Any) -> types.Cre
 
 
 async def main(mode: str, url: str) -> dict[str, Any]:
-    got: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     logs: list[str] = []
     progress: list[Any] = []
-    tell, told = anyio.create_memory_object_stream[str](100)
+    change_sender, change_receiver = anyio.create_memory_object_stream[str](100)
 
-    class Changes(MessageHandler):
+    class ChangeHandler(MessageHandler):
         async def on_tool_list_changed(self, message: types.ToolListChangedNotification) -> None:
-            await tell.send("tools")
+            await change_sender.send("tools")
 
     async def on_log(message: Any) -> None:
         logs.append(message.data["msg"] if isinstance(message.data, dict) else message.data)
@@ -50,38 +54,43 @@ async def main(mode: str, url: str) -> dict[str, Any]:
         "sampling_handler": answer_sampling,
         "log_handler": on_log,
         "progress_handler": on_progress,
-        "message_handler": Changes(),
+        "message_handler": ChangeHandler(),
     }
-    async with told, tell, Client(url, mode=mode, **handlers) as client:
-        got["revision"] = client.session.protocol_version
-        got["tools"] = [tool.name for tool in await client.list_tools()]
-        got["weather"] = await call("weather", city="Ulm")
-        got["counted"] = (await call("count", steps=3))["result"]
-        got["progress"], got["logs"] = progress[:], logs[:]
+    async with change_receiver, change_sender, Client(url, mode=mode, **handlers) as client:
+        results["revision"] = client.session.protocol_version
+        results["tools"] = [tool.name for tool in await client.list_tools()]
+        results["weather"] = await call("weather", city="Ulm")
+        results["counted"] = (await call("count", steps=3))["result"]
+        results["progress"], results["logs"] = progress[:], logs[:]
 
-        got["prompts"] = [prompt.name for prompt in await client.list_prompts()]
-        got["prompt"] = (await client.get_prompt("introduce", {"name": "Ada"})).messages[0].content.text
+        results["prompts"] = [prompt.name for prompt in await client.list_prompts()]
+        results["prompt"] = (await client.get_prompt("introduce", {"name": "Ada"})).messages[0].content.text
         reference = types.PromptReference(name="introduce")
-        got["completed"] = (await client.complete(reference, {"name": "name", "value": "a"})).values
-        got["resources"] = [str(resource.uri) for resource in await client.list_resources()]
-        got["templates"] = [template.uri_template for template in await client.list_resource_templates()]
-        got["greeting"] = (await client.read_resource("memo://greeting"))[0].text
-        got["notes"] = (await client.read_resource("memo://ada/notes"))[0].text
+        results["completed"] = (await client.complete(reference, {"name": "name", "value": "a"})).values
+        results["resources"] = [str(resource.uri) for resource in await client.list_resources()]
+        results["templates"] = [template.uri_template for template in await client.list_resource_templates()]
+        results["greeting"] = (await client.read_resource("memo://greeting"))[0].text
+        results["notes"] = (await client.read_resource("memo://ada/notes"))[0].text
 
-        got["greeted"] = (await call("greet"))["result"]
-        got["quoted"] = (await call("quote"))["result"]
+        results["greeted"] = (await call("greet"))["result"]
+        results["quoted"] = (await call("quote"))["result"]
 
         if mode == "legacy":
             await call("change")
-            got["changes"] = [await told.receive()]
-            for tool in ("leave", "wait"):
+            results["changes"] = [await change_receiver.receive()]
+            for tool in ("reconnect", "wait"):
                 logs.clear()
-                ended = (await call(tool))["result"]
-                got[tool] = [*logs, ended]
+                result = (await call(tool))["result"]
+                results[tool] = [*logs, result]
             await call("change")
-            got["changes later"] = [await told.receive()]
-    return got
+            results["changes later"] = [await change_receiver.receive()]
+    return results
+
+
+async def run(*arguments: str) -> None:
+    with anyio.fail_after(TIMEOUT_SECONDS):
+        print(json.dumps(await main(*arguments)))
 
 
 if __name__ == "__main__":
-    print(json.dumps(anyio.run(main, *sys.argv[1:])))
+    anyio.run(run, *sys.argv[1:])

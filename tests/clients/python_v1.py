@@ -1,4 +1,4 @@
-"""The client of the official Python SDK 1.x: `python_v1.py URL` prints what it got, as one JSON object."""
+"""The client of the official Python SDK 1.x: `python_v1.py URL` prints its results as one JSON object."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from mcp import ClientSession, types
 from mcp.client.streamable_http import streamable_http_client
 from pydantic import AnyUrl
 
+TIMEOUT_SECONDS = 50
+"""Timeout of the program. It is shorter than that of the test, so that the traceback shows what the program awaited."""
+
 
 async def answer_elicitation(context: Any, params: types.ElicitRequestParams) -> types.ElicitResult:
     return types.ElicitResult(action="accept", content={"name": "Ada"})
@@ -22,10 +25,10 @@ async def answer_sampling(context: Any, params: types.CreateMessageRequestParams
 
 
 async def main(url: str) -> dict[str, Any]:
-    got: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     logs: list[str] = []
     progress: list[Any] = []
-    tell, told = anyio.create_memory_object_stream[str](100)
+    change_sender, change_receiver = anyio.create_memory_object_stream[str](100)
 
     async def on_log(params: types.LoggingMessageNotificationParams) -> None:
         logs.append(params.data)
@@ -36,9 +39,9 @@ async def main(url: str) -> dict[str, Any]:
     async def on_message(message: Any) -> None:
         notification = getattr(message, "root", None)
         if isinstance(notification, types.ToolListChangedNotification):
-            await tell.send("tools")
+            await change_sender.send("tools")
         elif isinstance(notification, types.ResourceUpdatedNotification):
-            await tell.send(str(notification.params.uri))
+            await change_sender.send(str(notification.params.uri))
 
     async def call(tool: str, **arguments: Any) -> Any:
         result = await client.call_tool(tool, arguments, progress_callback=on_progress)
@@ -52,41 +55,46 @@ async def main(url: str) -> dict[str, Any]:
         "message_handler": on_message,
     }
     async with (
-        told,
-        tell,
+        change_receiver,
+        change_sender,
         streamable_http_client(url) as (read, write, _),
         ClientSession(read, write, **callbacks) as client,
     ):
-        got["revision"] = (await client.initialize()).protocolVersion
-        got["tools"] = [tool.name for tool in (await client.list_tools()).tools]
-        got["weather"] = await call("weather", city="Ulm")
-        got["counted"] = (await call("count", steps=3))["result"]
-        got["progress"], got["logs"] = progress[:], logs[:]
+        results["revision"] = (await client.initialize()).protocolVersion
+        results["tools"] = [tool.name for tool in (await client.list_tools()).tools]
+        results["weather"] = await call("weather", city="Ulm")
+        results["counted"] = (await call("count", steps=3))["result"]
+        results["progress"], results["logs"] = progress[:], logs[:]
 
-        got["prompts"] = [prompt.name for prompt in (await client.list_prompts()).prompts]
-        got["prompt"] = (await client.get_prompt("introduce", {"name": "Ada"})).messages[0].content.text
+        results["prompts"] = [prompt.name for prompt in (await client.list_prompts()).prompts]
+        results["prompt"] = (await client.get_prompt("introduce", {"name": "Ada"})).messages[0].content.text
         reference = types.PromptReference(type="ref/prompt", name="introduce")
-        got["completed"] = (await client.complete(reference, {"name": "name", "value": "a"})).completion.values
-        got["resources"] = [str(resource.uri) for resource in (await client.list_resources()).resources]
+        results["completed"] = (await client.complete(reference, {"name": "name", "value": "a"})).completion.values
+        results["resources"] = [str(resource.uri) for resource in (await client.list_resources()).resources]
         templates = (await client.list_resource_templates()).resourceTemplates
-        got["templates"] = [template.uriTemplate for template in templates]
-        got["greeting"] = (await client.read_resource(AnyUrl("memo://greeting"))).contents[0].text
-        got["notes"] = (await client.read_resource(AnyUrl("memo://ada/notes"))).contents[0].text
+        results["templates"] = [template.uriTemplate for template in templates]
+        results["greeting"] = (await client.read_resource(AnyUrl("memo://greeting"))).contents[0].text
+        results["notes"] = (await client.read_resource(AnyUrl("memo://ada/notes"))).contents[0].text
 
-        got["greeted"] = (await call("greet"))["result"]
-        got["quoted"] = (await call("quote"))["result"]
+        results["greeted"] = (await call("greet"))["result"]
+        results["quoted"] = (await call("quote"))["result"]
 
         await client.subscribe_resource(AnyUrl("memo://ada/notes"))
         await call("change")
-        got["changes"] = [await told.receive() for _ in range(2)]
-        for tool in ("leave", "wait"):
+        results["changes"] = [await change_receiver.receive() for _ in range(2)]
+        for tool in ("reconnect", "wait"):
             logs.clear()
-            ended = (await call(tool))["result"]
-            got[tool] = [*logs, ended]
+            result = (await call(tool))["result"]
+            results[tool] = [*logs, result]
         await call("change")
-        got["changes later"] = [await told.receive() for _ in range(2)]
-    return got
+        results["changes later"] = [await change_receiver.receive() for _ in range(2)]
+    return results
+
+
+async def run(*arguments: str) -> None:
+    with anyio.fail_after(TIMEOUT_SECONDS):
+        print(json.dumps(await main(*arguments)))
 
 
 if __name__ == "__main__":
-    print(json.dumps(anyio.run(main, *sys.argv[1:])))
+    anyio.run(run, *sys.argv[1:])

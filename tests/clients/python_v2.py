@@ -1,4 +1,4 @@
-"""The client of the official Python SDK 2.x: `python_v2.py MODE URL` prints what it got, as one JSON object."""
+"""The client of the official Python SDK 2.x: `python_v2.py MODE URL` prints its results as one JSON object."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ from mcp.client.client import Client
 from mcp.client.subscriptions import ResourceUpdated
 from mcp.shared.exceptions import MCPDeprecationWarning
 
-# Logging and sampling still exist, and most clients use them.
+# Logging and sampling are deprecated, but most clients use them.
 warnings.simplefilter("ignore", MCPDeprecationWarning)
+
+
+TIMEOUT_SECONDS = 50
+"""Timeout of the program. It is shorter than that of the test, so that the traceback shows what the program awaited."""
 
 
 async def answer_elicitation(context: Any, params: types.ElicitRequestParams) -> types.ElicitResult:
@@ -28,10 +32,10 @@ async def answer_sampling(context: Any, params: types.CreateMessageRequestParams
 
 
 async def main(mode: str, url: str) -> dict[str, Any]:
-    got: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     logs: list[str] = []
     progress: list[Any] = []
-    tell, told = anyio.create_memory_object_stream[str](100)
+    change_sender, change_receiver = anyio.create_memory_object_stream[str](100)
 
     async def on_log(params: types.LoggingMessageNotificationParams) -> None:
         logs.append(params.data)
@@ -41,9 +45,9 @@ async def main(mode: str, url: str) -> dict[str, Any]:
 
     async def on_message(message: Any) -> None:
         if isinstance(message, types.ToolListChangedNotification):
-            await tell.send("tools")
+            await change_sender.send("tools")
         elif isinstance(message, types.ResourceUpdatedNotification):
-            await tell.send(str(message.params.uri))
+            await change_sender.send(str(message.params.uri))
 
     async def call(tool: str, **arguments: Any) -> Any:
         result = await client.call_tool(tool, arguments, progress_callback=on_progress)
@@ -56,48 +60,53 @@ async def main(mode: str, url: str) -> dict[str, Any]:
         "logging_callback": on_log,
         "message_handler": on_message,
     }
-    async with told, tell, Client(url, mode=mode, log_level="info", **callbacks) as client:
-        got["revision"] = client.protocol_version
-        got["tools"] = [tool.name for tool in (await client.list_tools()).tools]
-        got["weather"] = await call("weather", city="Ulm")
-        got["counted"] = (await call("count", steps=3))["result"]
-        got["progress"], got["logs"] = progress[:], logs[:]
+    async with change_receiver, change_sender, Client(url, mode=mode, log_level="info", **callbacks) as client:
+        results["revision"] = client.protocol_version
+        results["tools"] = [tool.name for tool in (await client.list_tools()).tools]
+        results["weather"] = await call("weather", city="Ulm")
+        results["counted"] = (await call("count", steps=3))["result"]
+        results["progress"], results["logs"] = progress[:], logs[:]
 
-        got["prompts"] = [prompt.name for prompt in (await client.list_prompts()).prompts]
+        results["prompts"] = [prompt.name for prompt in (await client.list_prompts()).prompts]
         prompt = await client.get_prompt("introduce", {"name": "Ada"})
-        got["prompt"] = prompt.messages[0].content.text
+        results["prompt"] = prompt.messages[0].content.text
         reference = types.PromptReference(name="introduce")
-        got["completed"] = (await client.complete(reference, {"name": "name", "value": "a"})).completion.values
-        got["resources"] = [str(resource.uri) for resource in (await client.list_resources()).resources]
+        results["completed"] = (await client.complete(reference, {"name": "name", "value": "a"})).completion.values
+        results["resources"] = [str(resource.uri) for resource in (await client.list_resources()).resources]
         templates = (await client.list_resource_templates()).resource_templates
-        got["templates"] = [template.uri_template for template in templates]
-        got["greeting"] = (await client.read_resource("memo://greeting")).contents[0].text
-        got["notes"] = (await client.read_resource("memo://ada/notes")).contents[0].text
+        results["templates"] = [template.uri_template for template in templates]
+        results["greeting"] = (await client.read_resource("memo://greeting")).contents[0].text
+        results["notes"] = (await client.read_resource("memo://ada/notes")).contents[0].text
 
-        got["greeted"] = (await call("greet"))["result"]
-        got["quoted"] = (await call("quote"))["result"]
+        results["greeted"] = (await call("greet"))["result"]
+        results["quoted"] = (await call("quote"))["result"]
 
         if mode == "legacy":
             await client.subscribe_resource("memo://ada/notes")
             await call("change")
-            got["changes"] = [await told.receive() for _ in range(2)]
-            for tool in ("leave", "wait"):
+            results["changes"] = [await change_receiver.receive() for _ in range(2)]
+            for tool in ("reconnect", "wait"):
                 logs.clear()
-                ended = (await call(tool))["result"]
-                got[tool] = [*logs, ended]
+                result = (await call(tool))["result"]
+                results[tool] = [*logs, result]
             await call("change")
-            got["changes later"] = [await told.receive() for _ in range(2)]
+            results["changes later"] = [await change_receiver.receive() for _ in range(2)]
         else:
             author = uuid4().hex
             mine = ResourceUpdated(uri=f"memo://{author}/notes")
-            heard: set[Any] = set()
+            notified: set[Any] = set()
             async with client.listen(tools_list_changed=True, resource_subscriptions=[mine.uri]) as subscription:
                 await call("publish", author=author)
-                while mine not in heard:
-                    heard.add(await anext(subscription))
-            got["heard"] = sorted("mine" if event == mine else "tools" for event in heard)
-    return got
+                while mine not in notified:
+                    notified.add(await anext(subscription))
+            results["notified"] = sorted("mine" if event == mine else "tools" for event in notified)
+    return results
+
+
+async def run(*arguments: str) -> None:
+    with anyio.fail_after(TIMEOUT_SECONDS):
+        print(json.dumps(await main(*arguments)))
 
 
 if __name__ == "__main__":
-    print(json.dumps(anyio.run(main, *sys.argv[1:])))
+    anyio.run(run, *sys.argv[1:])

@@ -1,6 +1,6 @@
-"""Clients that others wrote, each started for real before several processes, where no request is near the one before.
+"""Third-party clients, each run as a program; a load balancer sends their requests to several processes in turn.
 
-`make test` runs those in TypeScript, `make clients` all.
+`make test` runs the TypeScript clients, `make clients` runs all of them.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ import pytest
 from tests.chaos.proxy import Proxy
 from tests.clients.running import (
     assert_spread,
-    call_of,
-    go_on,
-    outcome_of,
-    output_of,
-    output_while,
-    ports_of,
-    return_to,
+    open_gates,
+    run_client,
+    run_client_during,
+    run_program,
     server_of,
+    wait_for_call,
+    wait_for_resumption,
 )
 from tests.conftest import DID_NOT_RUN
-from tests.integration.cluster import Cluster, cluster_on
-from tests.integration.conftest import LATEST, STATELESS, error_code, wire_to
+from tests.integration.cluster import Cluster, run_cluster
+from tests.integration.load_balancer import ports_of
+from tests.integration.wire import LATEST, STATELESS, error_code, open_wire
 from tests.javascript import tools as javascript
 
 HERE: Final = Path(__file__).parent
 SDK_1: Final = HERE.parents[1] / ".venv-mcp1"
-"""The virtual environment of the SDK 1.x, which cannot be installed beside 2.x."""
+"""The virtual environment of the SDK 1.x, which cannot be installed together with 2.x."""
 
 pytestmark = pytest.mark.anyio
 only_in_make_clients = pytest.mark.more_clients
 
 Command = Callable[[], list[str]]
-"""Returns the command that starts a client, or leaves the test out where that client is not installed."""
+"""Returns the command that starts a client, or skips the test if the client is not installed."""
 
 
 def python(program: str, *arguments: str) -> Command:
@@ -64,16 +64,16 @@ def inspector(*arguments: str) -> list[str]:
     return javascript.program("mcp-inspector", "--cli", "--format", "json", *arguments)
 
 
-# ---------------------------------------------------------------- what they are started before
+# ---------------------------------------------------------------- the servers
 
 
-# A machine may be so busy that Redis does not answer in time: then clients must get the same all the same.
-cluster_of_app = partial(cluster_on, "redis", app=f"{HERE / 'app.py'}:server", expected=["store.error"])
+# On a busy machine, Redis may not answer in time. The results of the clients must be the same nevertheless.
+run_cluster_of_app = partial(run_cluster, "redis", app=f"{HERE / 'app.py'}:server", expected_errors=["store.error"])
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Generator[Cluster]:
-    with cluster_of_app() as cluster:
+    with run_cluster_of_app() as cluster:
         yield cluster
 
 
@@ -81,13 +81,13 @@ def cluster() -> Generator[Cluster]:
 async def proxy(cluster: Cluster) -> AsyncGenerator[Proxy]:
     async with Proxy(ports_of(cluster)) as proxy:
         yield proxy
-    print(*proxy.records, sep="\n")  # shown where a test fails
+    print(*proxy.records, sep="\n")  # pytest shows this if the test fails
 
 
-# ---------------------------------------------------------------- what they get
+# ---------------------------------------------------------------- results of the clients
 
-TOOLS: Final = ["weather", "count", "greet", "quote", "change", "publish", "leave", "wait"]
-ANYWHERE: Final[dict[str, Any]] = {
+TOOLS: Final = ["weather", "count", "greet", "quote", "change", "publish", "reconnect", "wait"]
+FEATURES: Final[dict[str, Any]] = {
     "tools": TOOLS,
     "weather": {"city": "Ulm", "celsius": 21.5},
     "counted": "counted",
@@ -103,50 +103,49 @@ ANYWHERE: Final[dict[str, Any]] = {
     "greeted": "Hello Ada",
     "quoted": "oracle says ho ho",
 }
-BROKEN: Final = {
-    "leave": ["before", "while away", "after", "came back"],
+BROKEN_CALLS: Final = {
+    "reconnect": ["before", "while away", "after", "reconnected"],
     "wait": ["before", "after", "waited"],
 }
-"""What was logged in a call whose stream broke, and its result: nothing is lost, and nothing comes twice."""
+"""The log messages and the result of calls whose streams break: nothing is lost, and nothing comes twice."""
 
 
-def of_a_session(subscribes: bool) -> dict[str, Any]:
-    """Return all that a client gets in a session."""
+def session_results(subscribes: bool) -> dict[str, Any]:
+    """Return the results of a client in a session."""
     changes = ["tools", "memo://ada/notes"] if subscribes else ["tools"]
-    return {"revision": LATEST, **ANYWHERE, **BROKEN, "changes": changes, "changes later": changes}
+    return {"revision": LATEST, **FEATURES, **BROKEN_CALLS, "changes": changes, "changes later": changes}
 
 
-async def leave(cluster: Cluster, proxy: Proxy) -> None:
-    """See a call through whose stream the server closes."""
-    call = await call_of(proxy, "leave")
-    await return_to(proxy, call)
-    go_on(cluster, call)
+async def finish_closed_call(cluster: Cluster, proxy: Proxy) -> None:
+    """Let the call whose stream the server closes finish, after the client has reconnected."""
+    call = await wait_for_call(proxy, "reconnect")
+    await wait_for_resumption(proxy, call)
+    open_gates(cluster, call)
 
 
-async def cut(cluster: Cluster, proxy: Proxy) -> None:
-    """See a call through during which the network fails."""
-    call = await call_of(proxy, "wait")
-    proxy.cut()
-    await return_to(proxy, call)
-    go_on(cluster, call)
+async def finish_broken_call(cluster: Cluster, proxy: Proxy) -> None:
+    """Break the connections during a call, and let the call finish after the client has reconnected."""
+    call = await wait_for_call(proxy, "wait")
+    proxy.break_connections()
+    await wait_for_resumption(proxy, call)
+    open_gates(cluster, call)
 
 
-async def see_through(cluster: Cluster, proxy: Proxy) -> None:
-    """See both calls through."""
-    await leave(cluster, proxy)
-    await cut(cluster, proxy)
+async def finish_both_calls(cluster: Cluster, proxy: Proxy) -> None:
+    await finish_closed_call(cluster, proxy)
+    await finish_broken_call(cluster, proxy)
 
 
-async def drain_and_see_through(cluster: Cluster, proxy: Proxy) -> None:
-    """Do the same, while the process that runs the first call is told to stop."""
-    call = await call_of(proxy, "leave")
-    await return_to(proxy, call)
-    leaving = server_of(cluster, call)
-    leaving.signal()
-    await leaving.line("server.draining")
-    go_on(cluster, call)
-    assert await leaving.exit_code() == 0
-    await cut(cluster, proxy)
+async def drain_and_finish_both_calls(cluster: Cluster, proxy: Proxy) -> None:
+    """Do the same, and drain the process that runs the first call."""
+    call = await wait_for_call(proxy, "reconnect")
+    await wait_for_resumption(proxy, call)
+    draining = server_of(cluster, call)
+    draining.send_signal()
+    await draining.wait_until_logged("server.draining")
+    open_gates(cluster, call)
+    assert await draining.wait_for_exit() == 0
+    await finish_broken_call(cluster, proxy)
 
 
 IN_SESSIONS: Final = [
@@ -156,38 +155,40 @@ IN_SESSIONS: Final = [
     pytest.param(typescript("client_v1.mjs"), True, id="typescript-v1"),
     pytest.param(typescript("client_v2.mjs", "legacy"), True, id="typescript-v2"),
 ]
-"""Clients of the handshake era, and whether they can subscribe to a resource."""
+"""Clients of the handshake era, and whether each can subscribe to a resource."""
 
 
 @pytest.mark.parametrize(("command", "subscribes"), IN_SESSIONS)
-async def test_a_session(cluster: Cluster, proxy: Proxy, tmp_path: Path, command: Command, subscribes: bool) -> None:
-    """Everything that a client does with a session, and that it comes back where its streams break."""
-    got = await output_while([*command(), proxy.url], tmp_path, partial(see_through, cluster, proxy))
-    assert got == of_a_session(subscribes)
+async def test_a_client_uses_a_session(
+    cluster: Cluster, proxy: Proxy, tmp_path: Path, command: Command, subscribes: bool
+) -> None:
+    """The client uses every feature, and reconnects when its streams break."""
+    results = await run_client_during([*command(), proxy.url], tmp_path, partial(finish_both_calls, cluster, proxy))
+    assert results == session_results(subscribes)
     assert_spread(cluster, proxy)
 
-    # It has ended its one session, everywhere.
+    # The client has ended its only session, so every process refuses it.
     (session,) = {each.new_session for each in proxy.records if each.new_session is not None}
     for server in cluster.servers:
-        async with wire_to(server) as wire:
+        async with open_wire(server) as wire:
             response = await wire.post(wire.request("ping"), Mcp_Session_Id=session)
         assert (response.status_code, error_code(response)) == (404, "SESSION_NOT_FOUND")
 
 
 @only_in_make_clients
 @pytest.mark.parametrize(("command", "subscribes"), IN_SESSIONS)
-async def test_a_process_leaves(tmp_path: Path, command: Command, subscribes: bool) -> None:
-    """A client misses nothing when the process that runs its call is told to stop."""
+async def test_a_client_loses_nothing_when_a_process_drains(tmp_path: Path, command: Command, subscribes: bool) -> None:
     start = command()
-    with cluster_of_app() as cluster:
+    with run_cluster_of_app() as cluster:
         async with Proxy(ports_of(cluster)) as proxy:
-            got = await output_while([*start, proxy.url], tmp_path, partial(drain_and_see_through, cluster, proxy))
-        assert got == of_a_session(subscribes)
+            action = partial(drain_and_finish_both_calls, cluster, proxy)
+            results = await run_client_during([*start, proxy.url], tmp_path, action)
+        assert results == session_results(subscribes)
         assert_spread(cluster, proxy)
 
 
 @pytest.mark.parametrize(
-    ("command", "listens"),
+    ("command", "subscribes"),
     [
         pytest.param(python("python_v2.py", STATELESS), True, marks=only_in_make_clients, id="python-v2"),
         pytest.param(python("python_v2.py", "auto"), True, marks=only_in_make_clients, id="python-v2-auto"),
@@ -197,12 +198,13 @@ async def test_a_process_leaves(tmp_path: Path, command: Command, subscribes: bo
         pytest.param(typescript("client_v2.mjs", "auto"), True, marks=only_in_make_clients, id="typescript-v2-auto"),
     ],
 )
-async def test_without_a_session(
-    cluster: Cluster, proxy: Proxy, tmp_path: Path, command: Command, listens: bool
+async def test_a_client_uses_the_stateless_era(
+    cluster: Cluster, proxy: Proxy, tmp_path: Path, command: Command, subscribes: bool
 ) -> None:
-    """Everything that a client does in the stateless era; `listens` says whether it can listen to changes."""
-    got = await output_of([*command(), proxy.url], tmp_path)
-    assert got == {"revision": STATELESS, **ANYWHERE, **({"heard": ["mine", "tools"]} if listens else {})}
+    """The client uses every feature; `subscribes` is whether it can subscribe to changes."""
+    results = await run_client([*command(), proxy.url], tmp_path)
+    changes = {"notified": ["mine", "tools"]} if subscribes else {}
+    assert results == {"revision": STATELESS, **FEATURES, **changes}
     assert_spread(cluster, proxy)
     assert all(each.session is None and each.new_session is None for each in proxy.records)
 
@@ -212,39 +214,39 @@ async def test_without_a_session(
 
 @only_in_make_clients
 @pytest.mark.parametrize("era", ["legacy", "modern"])
-async def test_the_inspector(cluster: Cluster, proxy: Proxy, tmp_path: Path, era: str) -> None:
-    """Its command line does one thing each time that it is started, and cannot be asked."""
+async def test_the_inspector_uses_every_request(cluster: Cluster, proxy: Proxy, tmp_path: Path, era: str) -> None:
+    """The Inspector sends one request each time that it is started, and cannot answer questions."""
     at_proxy = ["--server-url", proxy.url, "--transport", "http", "--protocol-era", era]
 
     def inspect(method: str, *arguments: str) -> list[str]:
         return inspector(*at_proxy, "--method", method, *arguments)
 
-    async def shown(method: str, *arguments: str) -> Any:
-        return (await output_of(inspect(method, *arguments), tmp_path))["result"]
+    async def result_of(method: str, *arguments: str) -> Any:
+        return (await run_client(inspect(method, *arguments), tmp_path))["result"]
 
-    revision = (await shown("initialize"))["protocolVersion"]
+    revision = (await result_of("initialize"))["protocolVersion"]
     assert revision == (LATEST if era == "legacy" else STATELESS)
-    assert [tool["name"] for tool in (await shown("tools/list"))["tools"]] == TOOLS
-    weather = await shown("tools/call", "--tool-name", "weather", "--tool-arg", "city=Ulm")
-    assert weather["structuredContent"] == ANYWHERE["weather"]
-    counted = await shown("tools/call", "--tool-name", "count", "--tool-arg", "steps=3")
+    assert [tool["name"] for tool in (await result_of("tools/list"))["tools"]] == TOOLS
+    weather = await result_of("tools/call", "--tool-name", "weather", "--tool-arg", "city=Ulm")
+    assert weather["structuredContent"] == FEATURES["weather"]
+    counted = await result_of("tools/call", "--tool-name", "count", "--tool-arg", "steps=3")
     assert counted["content"][0]["text"] == "counted"
-    assert [prompt["name"] for prompt in (await shown("prompts/list"))["prompts"]] == ANYWHERE["prompts"]
-    prompt = await shown("prompts/get", "--prompt-name", "introduce", "--prompt-args", "name=Ada")
-    assert prompt["messages"][0]["content"]["text"] == ANYWHERE["prompt"]
-    assert [resource["uri"] for resource in (await shown("resources/list"))["resources"]] == ANYWHERE["resources"]
-    templates = (await shown("resources/templates/list"))["resourceTemplates"]
-    assert [template["uriTemplate"] for template in templates] == ANYWHERE["templates"]
-    notes = await shown("resources/read", "--uri", "memo://ada/notes")
-    assert notes["contents"][0]["text"] == ANYWHERE["notes"]
+    assert [prompt["name"] for prompt in (await result_of("prompts/list"))["prompts"]] == FEATURES["prompts"]
+    prompt = await result_of("prompts/get", "--prompt-name", "introduce", "--prompt-args", "name=Ada")
+    assert prompt["messages"][0]["content"]["text"] == FEATURES["prompt"]
+    assert [resource["uri"] for resource in (await result_of("resources/list"))["resources"]] == FEATURES["resources"]
+    templates = (await result_of("resources/templates/list"))["resourceTemplates"]
+    assert [template["uriTemplate"] for template in templates] == FEATURES["templates"]
+    notes = await result_of("resources/read", "--uri", "memo://ada/notes")
+    assert notes["contents"][0]["text"] == FEATURES["notes"]
 
-    asked = await outcome_of(inspect("tools/call", "--tool-name", "greet"), tmp_path)
-    assert asked.returncode != 0
-    assert "did not declare the form elicitation capability" in asked.stderr.decode()
+    failed = await run_program(inspect("tools/call", "--tool-name", "greet"), tmp_path)
+    assert failed.returncode != 0
+    assert "did not declare the form elicitation capability" in failed.stderr.decode()
 
     if era == "legacy":
-        for tool, broken in (("leave", leave), ("wait", cut)):
+        for tool, finish_call in (("reconnect", finish_closed_call), ("wait", finish_broken_call)):
             call = inspect("tools/call", "--tool-name", tool)
-            done = await output_while(call, tmp_path, partial(broken, cluster, proxy))
-            assert done["result"]["content"][0]["text"] == BROKEN[tool][-1]
+            output = await run_client_during(call, tmp_path, partial(finish_call, cluster, proxy))
+            assert output["result"]["content"][0]["text"] == BROKEN_CALLS[tool][-1]
     assert_spread(cluster, proxy)

@@ -1,5 +1,5 @@
-"""`python -m tests.conformance`: run all of the official conformance suite, print how much passed, and fail if
-anything of ours that did not pass is not in known.toml."""
+"""`python -m tests.conformance`: run the whole official conformance suite, print the scores, and exit with 1 if a
+scenario does not pass on mcp-tornado and is not in known.toml."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ import anyio
 
 from tests.conformance import suite
 from tests.conformance.hosts import HOSTS
-from tests.conformance.judging import Run, complaints, known_reasons, never_ran
+from tests.conformance.judging import Run, find_problems, find_unused_reasons, load_known_reasons
 from tests.javascript import tools
 
 NOTE: Final = """\
-Both serve the same file, as it is and without options. Two processes are behind a round robin that knows no sessions.
-Of requirements, the scored scenarios count. What does not pass on mcp-tornado, and why: tests/conformance/known.toml"""
+mcp-tornado and the SDK serve the same file, without options. Two processes are behind a load balancer that ignores
+sessions. Of the requirements, only the scored scenarios count. tests/conformance/known.toml lists the scenarios that
+do not pass on mcp-tornado, with the reasons."""
 
 
-def missing() -> str | None:
-    """Return what is missing to run anything, `None` if nothing is."""
+def find_missing_program() -> str | None:
+    """Return why the suite cannot run; `None` if it can."""
     if not tools.is_installed():
-        return "the conformance suite is not installed, and npm could not install it: that takes the npm registry"
+        return "the conformance suite is not installed, and npm could not install it; npm needs access to its registry"
     if shutil.which("redis-server") is None:
-        return "redis-server is not on the PATH: two processes share their sessions there"
+        return "redis-server is not on the PATH; two processes share their sessions in it"
     return None
 
 
 async def run_everything() -> list[Run]:
-    """Run all sets on all hosts."""
+    """Run all sets of scenarios on all hosts."""
     runs: list[Run] = []
     for host in HOSTS:
         async with host.serving() as url:
@@ -41,31 +42,31 @@ async def run_everything() -> list[Run]:
     return runs
 
 
-def table(runs: Sequence[Run]) -> str:
-    """Return the sets as rows, the hosts as columns, and in the cells how many passed of how many."""
+def format_table(runs: Sequence[Run]) -> str:
+    """Return a table with a row for each set and a column for each host; a cell is `passed/counted`."""
     scores = {(run.scenarios.name, run.host.name): run.score() for run in runs}
-    first = max(len(scenarios.name) for scenarios in suite.ALL_SETS)
-    lines = [f"{'passed of all':{first}}" + "".join(f"  {host.name:>24}" for host in HOSTS)]
+    width = max(len(scenarios.name) for scenarios in suite.ALL_SETS)
+    lines = [f"{'passed of all':{width}}" + "".join(f"  {host.name:>24}" for host in HOSTS)]
     for scenarios in suite.ALL_SETS:
         cells = "".join(f"  {scores[scenarios.name, host.name]:>24}" for host in HOSTS)
-        lines.append(f"{scenarios.name:{first}}{cells}")
+        lines.append(f"{scenarios.name:{width}}{cells}")
     return "\n".join(lines)
 
 
 def main() -> int:
-    if (reason := missing()) is not None:
-        print(f"conformance cannot run: {reason}", file=sys.stderr)
+    if (reason := find_missing_program()) is not None:
+        print(f"the conformance suite cannot run: {reason}", file=sys.stderr)
         return 1
-    runs, reasons = anyio.run(run_everything), known_reasons()
-    print(f"\n@modelcontextprotocol/conformance {suite.version()}, mcp {version_of('mcp')}\n\n{table(runs)}\n")
+    runs, reasons = anyio.run(run_everything), load_known_reasons()
+    print(f"\n@modelcontextprotocol/conformance {suite.version()}, mcp {version_of('mcp')}\n\n{format_table(runs)}\n")
     print(NOTE)
     for run in runs:
         for name, outcome in run.outcomes.items():
             for warning in outcome.warnings if run.host.is_ours else ():
                 print(f"recommended: {run.host.name}, {run.scenarios.name}: {name}: {warning}")
-    wrong = complaints(runs, reasons) + never_ran(runs, reasons)
-    print("\n".join(f"WRONG: {line}" for line in wrong) or "nothing is wrong")
-    return 1 if wrong else 0
+    problems = find_problems(runs, reasons) + find_unused_reasons(runs, reasons)
+    print("\n".join(f"PROBLEM: {line}" for line in problems) or "no problems")
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is wrong with what the suite found: scenarios of ours that do not pass without a reason, and stale reasons."""
+"""The problems in the results of the suite: scenarios that fail without a known reason, and outdated reasons."""
 
 from __future__ import annotations
 
@@ -16,50 +16,53 @@ KNOWN: Final = Path(__file__).with_name("known.toml")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What became of a set of scenarios on a host."""
+    """The outcomes of a set of scenarios on a host."""
 
     host: Host
     scenarios: ScenarioSet
     outcomes: Mapping[str, Outcome]
     scored: frozenset[str]
-    """The scenarios of the set that its revision demands; empty for sets that demand nothing."""
+    """The scenarios that the revision of the set requires; empty if the set is not made of requirements."""
 
     def score(self) -> str:
-        """Return how many passed of those that count: the scored ones, or all where none are."""
+        """Return `passed/counted`; the scored scenarios count, or all scenarios if none is scored."""
         counted = self.scored or self.outcomes.keys()
         passed = sum(self.outcomes[name].verdict is Verdict.PASSED for name in counted)
         return f"{passed}/{len(counted)}"
 
 
-def known_reasons() -> dict[str, str]:
-    """Return the scenarios that may fail or be skipped, each with the reason."""
+def load_known_reasons() -> dict[str, str]:
+    """Return the scenarios that may fail or be skipped, each with its reason."""
     groups = tomllib.loads(KNOWN.read_text())["scenarios"]
-    return {name: group["why"].strip() for group in groups for name in group["names"]}
+    return {name: group["reason"].strip() for group in groups for name in group["names"]}
 
 
-def complaints(runs: Sequence[Run], reasons: Mapping[str, str]) -> list[str]:
-    """Return all that is wrong; what only others than we fail at is not.
+def find_problems(runs: Sequence[Run], reasons: Mapping[str, str]) -> list[str]:
+    """Return the problems of the runs on mcp-tornado; failures of the control are none.
 
     Args:
-        runs: What was run.
-        reasons: See `known_reasons`.
+        runs: The runs.
+        reasons: The known reasons, as `load_known_reasons` returns them.
     """
     ours = [run for run in runs if run.host.is_ours]
     scored = frozenset[str]().union(*(run.scored for run in runs))
-    wrong = [f"{KNOWN.name}: {name} is scored, no reason excuses it" for name in sorted(scored & reasons.keys())]
+    problems = [f"{KNOWN.name}: {name} is scored, so it must pass" for name in sorted(scored & reasons.keys())]
     for run in ours:
         for name, outcome in sorted(run.outcomes.items()):
             if outcome.verdict is not Verdict.PASSED and name not in reasons:
-                said = "".join(f"\n    {failure}" for failure in outcome.failures)
-                wrong.append(f"{run.host.name}, {run.scenarios.name}: {name} {outcome.verdict}{said}")
-    seen = [(name, outcome.verdict) for run in ours for name, outcome in run.outcomes.items()]
-    not_passed = {name for name, verdict in seen if verdict is not Verdict.PASSED}
-    stale = {name for name, _ in seen if name in reasons} - not_passed
-    wrong += [f"{KNOWN.name}: {name} passes now, its reason is stale" for name in sorted(stale)]
-    return wrong
+                failures = "".join(f"\n    {failure}" for failure in outcome.failures)
+                problems.append(f"{run.host.name}, {run.scenarios.name}: {name} {outcome.verdict}{failures}")
+    verdicts = [(name, outcome.verdict) for run in ours for name, outcome in run.outcomes.items()]
+    not_passed = {name for name, verdict in verdicts if verdict is not Verdict.PASSED}
+    outdated = {name for name, _ in verdicts if name in reasons} - not_passed
+    problems += [f"{KNOWN.name}: {name} passes, so its reason is outdated" for name in sorted(outdated)]
+    return problems
 
 
-def never_ran(runs: Sequence[Run], reasons: Mapping[str, str]) -> list[str]:
-    """Return which reasons are for scenarios that no run had."""
+def find_unused_reasons(runs: Sequence[Run], reasons: Mapping[str, str]) -> list[str]:
+    """Return a problem for each reason whose scenario is in no run."""
     ran = {name for run in runs for name in run.outcomes}
-    return [f"{KNOWN.name}: the suite has no {name}, its reason is stale" for name in sorted(reasons.keys() - ran)]
+    return [
+        f"{KNOWN.name}: the suite has no scenario {name}, so its reason is outdated"
+        for name in sorted(reasons.keys() - ran)
+    ]

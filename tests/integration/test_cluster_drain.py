@@ -1,182 +1,185 @@
-"""Several processes, one of which is told to stop: what it runs is finished or told, the rest goes on elsewhere."""
+"""A process of a cluster drains: its calls finish or get an error, and everything else continues at the others."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Generator
 from contextlib import AsyncExitStack
-from typing import Any
 
 import anyio
 import httpx
 import pytest
 
-from tests.integration.cluster import Cluster, cluster_on, front_of, process_of, read
-from tests.integration.conftest import Wire, error_code, log_data, text_of, until, wire_to
+from tests.integration.cluster import Cluster, process_name, run_cluster
+from tests.integration.load_balancer import run_balancer
+from tests.integration.waiting import wait_until
+from tests.integration.wire import Wire, answer_text, error_code, log_data, open_wire
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture(params=["sqlite"])
 def cluster(request: pytest.FixtureRequest) -> Generator[Cluster]:
-    with cluster_on(request.param, size=2, SERVER__SHUTDOWN_GRACE_SECONDS=3600) as cluster:
+    with run_cluster(request.param, size=2, SERVER__SHUTDOWN_GRACE_SECONDS=3600) as cluster:
         yield cluster
 
 
 @pytest.fixture(params=["sqlite", "redis"])
-def hasty(request: pytest.FixtureRequest) -> Generator[Cluster]:
-    """A cluster whose processes wait for calls hardly at all."""
-    with cluster_on(request.param, size=2, SERVER__SHUTDOWN_GRACE_SECONDS=0.2) as cluster:
+def short_grace_cluster(request: pytest.FixtureRequest) -> Generator[Cluster]:
+    """A cluster whose processes wait only 0.2 s for running calls."""
+    with run_cluster(request.param, size=2, SERVER__SHUTDOWN_GRACE_SECONDS=0.2) as cluster:
         yield cluster
 
 
-async def received(wire: Wire) -> list[Any]:
-    """Return all that there is to receive."""
-    headers = {**wire.headers, "Accept": "application/json"}
-    response = await wire.http.get(f"{wire.server.url}/receive", headers=headers)
-    return [event["message"] for event in response.json()["events"]]
-
-
-async def test_what_runs_is_finished_and_everything_else_goes_on_elsewhere(cluster: Cluster) -> None:
+async def test_running_calls_finish_and_everything_else_continues_at_the_other_process(cluster: Cluster) -> None:
     leaving, staying = cluster.servers
-    async with front_of(cluster) as front, wire_to(front) as fresh, AsyncExitStack() as streams:
-        wire = await fresh.open(capabilities={"elicitation": {}})
+    async with run_balancer(cluster) as balancer, open_wire(balancer) as fresh, AsyncExitStack() as streams:
+        wire = await fresh.open_session(capabilities={"elicitation": {}})
         here, there = wire.at(leaving), wire.at(staying)
-        standalone = await streams.enter_async_context(here.listen())
-        receiving = await streams.enter_async_context(here.listen(path="/receive", Accept="text/event-stream"))
-        await here.tool("change")
-        unasked = await read(standalone, 4)
-        shown = await read(receiving, 4)
+        standalone = await streams.enter_async_context(here.get_stream())
+        received = await streams.enter_async_context(here.get_stream(path="/receive", Accept="text/event-stream"))
+        await here.call_tool("change")
+        changes = await standalone.read_frames(4)
+        received_changes = await received.read_frames(4)
         attached = await streams.enter_async_context(
-            here.stream(here.call("logs_then_wait", gate="attached", before=2, after=2, id="attached"))
+            here.post_stream(here.tool_request("logs_then_wait", gate="attached", before=2, after=2, id="attached"))
         )
-        seen = await read(attached, 3)
-        asking = await streams.enter_async_context(here.stream(here.call("elicit", id="asks")))
-        question = await asking.message()
-        async with here.stream(here.call("logs_then_wait", gate="away", before=2, after=2, id="away")) as events:
-            missed = await read(events, 2)
-        assert (await here.post(here.call("wait_at", gate="sent", id="sent"), "/send")).status_code == 202
+        attached_frames = await attached.read_frames(3)
+        asking = await streams.enter_async_context(here.post_stream(here.tool_request("elicit", id="asks")))
+        question = await asking.next_message()
+        async with here.post_stream(
+            here.tool_request("logs_then_wait", gate="away", before=2, after=2, id="away")
+        ) as events:
+            away_frames = await events.read_frames(2)
+        assert (await here.post(here.tool_request("wait_at", gate="sent", id="sent"), "/send")).status_code == 202
 
-        leaving.signal()
-        await leaving.line("server.draining")
+        leaving.send_signal()
+        await leaving.wait_until_logged("server.draining")
         ready = await wire.http.get(f"{leaving.origin}/readyz")
         assert (ready.status_code, error_code(ready)) == (503, "SERVER_DRAINING")
         for path in ("", "/send"):
-            refused = await here.post(wire.call("echo", text="x"), path)
+            refused = await here.post(wire.tool_request("echo", text="x"), path)
             assert (refused.status_code, error_code(refused)) == (503, "SERVER_DRAINING")
             assert int(refused.headers["Retry-After"]) > 0
         for _ in range(4):
-            assert await wire.tool("echo", text="elsewhere") == "elsewhere"
+            assert await wire.call_tool("echo", text="x") == "x"
 
-        # Streams that no answer would end do so, and are resumed elsewhere.
-        assert await standalone.rest() == []
-        assert await receiving.rest() == []
-        standalone = await streams.enter_async_context(wire.listen(unasked[-1].id))
-        receiving = await streams.enter_async_context(wire.listen(shown[-1].id, "/receive", Accept="text/event-stream"))
-        await wire.tool("change")
-        assert len(await read(standalone, 4)) == len(await read(receiving, 4)) == 4
+        # The streams without a call end at once, and the client resumes them at the other process.
+        assert await standalone.read_to_end() == []
+        assert await received.read_to_end() == []
+        standalone = await streams.enter_async_context(wire.get_stream(changes[-1].id))
+        received = await streams.enter_async_context(
+            wire.get_stream(received_changes[-1].id, "/receive", Accept="text/event-stream")
+        )
+        await wire.call_tool("change")
+        assert len(await standalone.read_frames(4)) == len(await received.read_frames(4)) == 4
 
-        # What runs goes on, with its client attached, asked, come back elsewhere, or not waiting at all.
+        # Calls continue: with a connected client, with a question, resumed at the other process, and in the background.
         result = {"action": "accept", "content": {"name": "Ada"}}
         assert (await there.post({"jsonrpc": "2.0", "id": question["id"], "result": result})).status_code == 202
-        assert text_of(await asking.message()) == "Ada"
-        resumed = await streams.enter_async_context(wire.listen(missed[-1].id))
+        assert answer_text(await asking.next_message()) == "Ada"
+        resumed = await streams.enter_async_context(wire.get_stream(away_frames[-1].id))
         assert resumed.response.status_code == 200
-        leaving.signal(signal.SIGUSR1)  # all gates open
-        seen += await attached.rest()
-        missed += await resumed.rest()
-        for frames in (seen, missed):
+        leaving.send_signal(signal.SIGUSR1)  # opens all gates
+        attached_frames += await attached.read_to_end()
+        away_frames += await resumed.read_to_end()
+        for frames in (attached_frames, away_frames):
             assert log_data(frames) == ["0:", "1:", "2:", "3:"]
-            assert text_of(frames[-1].message) == "logged"
-        answer = await receiving.message()
-        assert (answer["id"], text_of(answer)) == ("sent", "through sent")
-        assert await leaving.exit_code() == 0
+            assert answer_text(frames[-1].message) == "logged"
+        answer = await received.next_message()
+        assert (answer["id"], answer_text(answer)) == ("sent", "through sent")
+        assert await leaving.wait_for_exit() == 0
 
-        # It is gone, and nobody has to find out that it is; what it wrote is still there.
-        async with wire.listen(seen[0].id) as events:
-            assert [frame.id for frame in await events.rest()] == [frame.id for frame in seen[1:]]
-        assert await wire.tool("echo", text="still") == "still"
-        assert staying.events("process.died") == []
+        # The process has left the membership: the other one detects no death. Its events are still in the store.
+        async with wire.get_stream(attached_frames[0].id) as events:
+            assert [frame.id for frame in await events.read_to_end()] == [frame.id for frame in attached_frames[1:]]
+        assert await wire.call_tool("echo", text="x") == "x"
+        assert staying.log_lines_of("process.died") == []
 
 
-async def test_what_outlasts_the_grace_is_cancelled_and_its_client_told(hasty: Cluster) -> None:
-    """Told on the connection that it has, or where it comes back."""
-    leaving, staying = hasty.servers
-    async with wire_to(leaving) as fresh, AsyncExitStack() as streams:
-        wire = await fresh.open(capabilities={"elicitation": {}})
+async def test_calls_that_outlast_the_grace_are_cancelled_and_answered_with_an_error(
+    short_grace_cluster: Cluster,
+) -> None:
+    """The client gets the error on its open connection, or when it resumes the stream."""
+    leaving, staying = short_grace_cluster.servers
+    async with open_wire(leaving) as fresh, AsyncExitStack() as streams:
+        wire = await fresh.open_session(capabilities={"elicitation": {}})
         there = wire.at(staying)
         attached = await streams.enter_async_context(
-            wire.stream(wire.call("logs_then_wait", gate="attached", before=1, after=0, id="attached"))
+            wire.post_stream(wire.tool_request("logs_then_wait", gate="attached", before=1, after=0, id="attached"))
         )
-        seen = await read(attached, 2)
-        asking = await streams.enter_async_context(wire.stream(wire.call("elicit", id="asks")))
-        await asking.message()
-        gone: dict[str, str] = {}
+        attached_frames = await attached.read_frames(2)
+        asking = await streams.enter_async_context(wire.post_stream(wire.tool_request("elicit", id="asks")))
+        await asking.next_message()
+        last_event_ids: dict[str, str] = {}
         for tool, more in (("wait_at", {}), ("logs_then_wait", {"before": 1, "after": 0}), ("wait_in_thread", {})):
-            async with wire.stream(wire.call(tool, gate=f"gone {tool}", id=tool, **more)) as events:
-                gone[tool] = (await read(events, 1))[0].id or ""
+            async with wire.post_stream(wire.tool_request(tool, gate=f"away {tool}", id=tool, **more)) as events:
+                last_event_ids[tool] = (await events.read_frames(1))[0].id or ""
         for each in ("sent", "also sent"):
-            assert (await wire.post(wire.call("wait_at", gate=each, id=each), "/send")).status_code == 202
-        resumed = await streams.enter_async_context(there.listen(gone["wait_at"]))
-        leaving.signal()
+            assert (await wire.post(wire.tool_request("wait_at", gate=each, id=each), "/send")).status_code == 202
+        resumed = await streams.enter_async_context(there.get_stream(last_event_ids["wait_at"]))
+        leaving.send_signal()
         for events, request_id in ((attached, "attached"), (asking, "asks"), (resumed, "wait_at")):
-            told = (await events.rest())[-1].message
-            assert told["id"] == request_id
-            assert (told["error"]["code"], told["error"]["data"]["code"]) == (-32000, "SERVER_DRAINING")
-        assert await leaving.exit_code() == 0
-        for request_id, event_id in gone.items():
-            async with there.listen(event_id) as events:
-                frames = await events.rest()
+            answer = (await events.read_to_end())[-1].message
+            assert answer["id"] == request_id
+            assert (answer["error"]["code"], answer["error"]["data"]["code"]) == (-32000, "SERVER_DRAINING")
+        assert await leaving.wait_for_exit() == 0
+        for request_id, event_id in last_event_ids.items():
+            async with there.get_stream(event_id) as events:
+                frames = await events.read_to_end()
             assert (frames[-1].message["id"], frames[-1].message["error"]["code"]) == (request_id, -32000)
             assert frames[-1].message["error"]["data"]["code"] == "SERVER_DRAINING"
-        ends = {message["id"]: message["error"]["code"] for message in await received(there)}
-        assert ends == {"sent": -32000, "also sent": -32000}
-        async with there.listen(seen[0].id) as events:
-            assert len(await events.rest()) == 2
-        assert staying.events("process.died") == []
+        messages = [event["message"] for event in (await there.receive(wait_seconds=0))["events"]]
+        errors = {message["id"]: message["error"]["code"] for message in messages}
+        assert errors == {"sent": -32000, "also sent": -32000}
+        async with there.get_stream(attached_frames[0].id) as events:
+            assert len(await events.read_to_end()) == 2
+        assert staying.log_lines_of("process.died") == []
 
 
 @pytest.mark.parametrize("busy", [True, False])
-async def test_clients_do_not_notice_that_a_process_leaves(cluster: Cluster, busy: bool) -> None:
-    """What is sent to it is refused before it is begun, and so the proxy can send it to another one."""
+async def test_clients_behind_a_load_balancer_see_no_refusal(cluster: Cluster, busy: bool) -> None:
+    """The process refuses a request before it starts it, so the load balancer can send it to another process."""
     leaving, _ = cluster.servers
-    async with front_of(cluster) as front, wire_to(front) as wire, AsyncExitStack() as streams:
-        await wire.open()
+    async with run_balancer(cluster) as balancer, open_wire(balancer) as wire, AsyncExitStack() as streams:
+        await wire.open_session()
         answers: list[httpx.Response] = []
         stop = anyio.Event()
 
-        async def calls(mine: Wire) -> None:
+        async def call_repeatedly(caller: Wire) -> None:
             while not stop.is_set():
-                answers.append(await mine.post(mine.call("logs", number=2)))
+                answers.append(await caller.post(caller.tool_request("logs", number=2)))
 
-        async def more() -> None:
-            enough = len(answers) + 10
+        async def wait_for_ten_answers() -> None:
+            number = len(answers) + 10
 
-            async def are_there() -> bool:
-                return len(answers) >= enough
+            async def has_enough() -> bool:
+                return len(answers) >= number
 
-            await until(are_there)
+            await wait_until(has_enough, f"there are {number} answers")
 
         async with anyio.create_task_group() as tasks:
             for _ in range(3):
-                tasks.start_soon(calls, await wire.fork().open())
-            await more()
+                tasks.start_soon(call_repeatedly, await wire.new_client().open_session())
+            await wait_for_ten_answers()
             if busy:
-                last = await streams.enter_async_context(wire.at(leaving).stream(wire.call("wait_at", gate="last")))
-                leaving.signal()
-                await leaving.line("server.draining")
-                await more()
-                leaving.signal(signal.SIGUSR1)  # all gates open
-                assert text_of((await last.rest())[-1].message) == "through last"
+                last = await streams.enter_async_context(
+                    wire.at(leaving).post_stream(wire.tool_request("wait_at", gate="last"))
+                )
+                leaving.send_signal()
+                await leaving.wait_until_logged("server.draining")
+                await wait_for_ten_answers()
+                leaving.send_signal(signal.SIGUSR1)  # opens all gates
+                assert answer_text((await last.read_to_end())[-1].message) == "through last"
             else:
-                leaving.signal()
-            assert await leaving.exit_code() == 0
-            await more()
+                leaving.send_signal()
+            assert await leaving.wait_for_exit() == 0
+            await wait_for_ten_answers()
             stop.set()
         assert {answer.status_code for answer in answers} == {200}
         assert all('"text":"logged"' in answer.text for answer in answers)
-        assert len({process_of(_first_id(answer)) for answer in answers}) == 2
+        assert len({process_name(first_event_id(answer)) for answer in answers}) == 2
 
 
-def _first_id(answer: httpx.Response) -> str:
+def first_event_id(answer: httpx.Response) -> str:
     return next(line.removeprefix("id: ") for line in answer.text.splitlines() if line.startswith("id: "))

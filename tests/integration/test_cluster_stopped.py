@@ -1,4 +1,4 @@
-"""Several processes, one of which is stopped for so long that the others take it for dead, and then goes on."""
+"""A process of a cluster is stopped until the others count it as dead, and then continues."""
 
 from __future__ import annotations
 
@@ -12,100 +12,97 @@ import anyio
 import httpx
 import pytest
 
-from tests.integration.cluster import Cluster, cluster_on, freeze, read
-from tests.integration.conftest import Wire, log_data, text_of, until, wire_to
+from tests.integration.cluster import Cluster, run_cluster
+from tests.integration.stores import freeze_process
+from tests.integration.waiting import wait_until
+from tests.integration.wire import Wire, answer_text, log_data, open_wire
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture(scope="module", params=["sqlite"])
 def cluster(request: pytest.FixtureRequest) -> Generator[Cluster]:
-    # What was under way with the store when the process was stopped has taken too long.
-    with cluster_on(request.param, size=2, expected=["store.error"]) as cluster:
+    # Operations of the store that ran when the process was stopped exceed their timeout.
+    with run_cluster(request.param, size=2, expected_errors=["store.error"]) as cluster:
         yield cluster
 
 
-async def received(wire: Wire) -> list[Any]:
-    """Return all that there is to receive."""
-    headers = {**wire.headers, "Accept": "application/json"}
-    response = await wire.http.get(f"{wire.server.url}/receive", headers=headers)
-    return [event["message"] for event in response.json()["events"]]
-
-
 async def is_cancelled(here: Wire, there: Wire, gate: str) -> bool:
-    """Cancel a call from another process; say whether it has come to that."""
-    note = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": gate}}
-    assert (await there.post(note)).status_code == 202
-    return json.loads(await here.tool("holds", what=f"{gate}: cancelled"))
+    """Cancel a call of one process through another process, and return whether the call is cancelled."""
+    cancellation = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": gate}}
+    assert (await there.post(cancellation)).status_code == 202
+    return json.loads(await here.call_tool("has_note", note=f"{gate}: cancelled"))
 
 
-async def test_a_process_that_was_taken_for_dead_goes_on(cluster: Cluster) -> None:
-    """What others have answered it does not answer again; what nobody has asked for elsewhere it finishes."""
-    stopped, living = cluster.servers
-    async with wire_to(stopped) as fresh, anyio.create_task_group() as tasks:
-        wire = await fresh.open(capabilities={"elicitation": {}})
-        away = await fresh.fork().open()
-        before = await fresh.fork().open()
-        there = wire.at(living)
+async def test_a_process_that_counted_as_dead_continues(cluster: Cluster) -> None:
+    """It does not answer calls that the other process has answered, and it finishes all other calls."""
+    stopped, live = cluster.servers
+    async with open_wire(stopped) as fresh, anyio.create_task_group() as tasks:
+        wire = await fresh.open_session(capabilities={"elicitation": {}})
+        away = await fresh.new_client().open_session()
+        listening = await fresh.new_client().open_session()
+        there = wire.at(live)
         replies: list[httpx.Response] = []
 
         async def answer(question: Any) -> None:
             result = {"action": "accept", "content": {"name": "Ada"}}
             replies.append(await there.post({"jsonrpc": "2.0", "id": question["id"], "result": result}))
 
-        given_up = away.call("logs_then_wait", gate="given up", before=2, after=2, id="given up")
-        async with away.stream(given_up) as events:
-            frames = await read(events, 3)
-        assert (await away.post(away.call("wait_at", gate="sent", id="sent"), "/send")).status_code == 202
-        await away.tool("seen", what="sent: started")
-        kept = wire.call("logs_then_wait", gate="kept", before=2, after=2, id="kept")
+        given_up = away.tool_request("logs_then_wait", gate="given up", before=2, after=2, id="given up")
+        async with away.post_stream(given_up) as events:
+            away_frames = await events.read_frames(3)
+        assert (await away.post(away.tool_request("wait_at", gate="sent", id="sent"), "/send")).status_code == 202
+        await away.call_tool("wait_for_note", note="sent: started")
+        kept = wire.tool_request("logs_then_wait", gate="kept", before=2, after=2, id="kept")
         async with (
-            wire.stream(kept) as attached,
-            wire.stream(wire.call("elicit", id="asks")) as asking,
-            before.listen() as holder,
+            wire.post_stream(kept) as attached,
+            wire.post_stream(wire.tool_request("elicit", id="asks")) as asking,
+            listening.get_stream() as old_stream,
         ):
-            seen = await read(attached, 3)
-            question = await asking.message()
+            attached_frames = await attached.read_frames(3)
+            question = await asking.next_message()
 
-            freeze(stopped.pid)
+            freeze_process(stopped.pid)
             try:
                 tasks.start_soon(answer, question)
-                async with before.at(living).listen() as successor:
-                    assert successor.response.status_code == 200
-                    async with away.at(living).listen(path="/receive", Accept="text/event-stream") as events:
-                        lost = await events.message()
-                    assert (lost["id"], lost["error"]["code"]) == ("sent", -32000)
-                    async with away.at(living).listen(frames[-1].id) as events:
-                        (end,) = await events.rest()
-                    assert (end.message["id"], end.message["error"]["code"]) == ("given up", -32000)
-                    assert log_data(frames) == ["0:", "1:"]
-                    stopped.signal(signal.SIGCONT)
-                    assert await holder.rest() == [], "its client listens elsewhere"
-                    await before.at(living).tool("change")
-                    assert await successor.message()
+                async with listening.at(live).get_stream() as new_stream:
+                    assert new_stream.response.status_code == 200
+                    async with away.at(live).get_stream(path="/receive", Accept="text/event-stream") as events:
+                        answer_to_sent = await events.next_message()
+                    assert (answer_to_sent["id"], answer_to_sent["error"]["code"]) == ("sent", -32000)
+                    async with away.at(live).get_stream(away_frames[-1].id) as events:
+                        (error,) = await events.read_to_end()
+                    assert (error.message["id"], error.message["error"]["code"]) == ("given up", -32000)
+                    assert log_data(away_frames) == ["0:", "1:"]
+                    stopped.send_signal(signal.SIGCONT)
+                    assert await old_stream.read_to_end() == [], "the old stream must end without events"
+                    await listening.at(live).call_tool("change")
+                    assert await new_stream.next_message()
             finally:
-                stopped.signal(signal.SIGCONT)
+                stopped.send_signal(signal.SIGCONT)
 
-            await stopped.line("process.was_silent")
-            assert text_of(await asking.message()) == "Ada"
+            await stopped.wait_until_logged("process.was_silent")
+            assert answer_text(await asking.next_message()) == "Ada"
             for gate in ("kept", "given up", "sent"):
                 await cluster.open_gate(wire, gate)
-            seen += await attached.rest()
-            assert log_data(seen) == ["0:", "1:", "2:", "3:"]
-            assert text_of(seen[-1].message) == "logged"
+            attached_frames += await attached.read_to_end()
+            assert log_data(attached_frames) == ["0:", "1:", "2:", "3:"]
+            assert answer_text(attached_frames[-1].message) == "logged"
         assert [reply.status_code for reply in replies] == [202]
 
-        await away.tool("seen", what="sent: finished")
+        await away.call_tool("wait_for_note", note="sent: finished")
         for server in cluster.servers:
-            assert [message["id"] for message in await received(away.at(server))] == ["sent"]
-            async with away.at(server).listen(frames[-1].id) as events:
-                assert [frame.id for frame in await events.rest()] == [end.id]
+            received = await away.at(server).receive(wait_seconds=0)
+            assert [event["message"]["id"] for event in received["events"]] == ["sent"]
+            async with away.at(server).get_stream(away_frames[-1].id) as events:
+                assert [frame.id for frame in await events.read_to_end()] == [error.id]
 
-        # It is one of them again before long: mail reaches it and comes from it.
-        for one, other in ((stopped, living), (living, stopped)):
+        # The process joins the membership again: it receives and sends messages.
+        for one, other in ((stopped, live), (live, stopped)):
             gate = f"cancelled from {other.url}"
 
-            async with wire.at(one).stream(wire.call("wait_at", gate=gate, id=gate)) as events:
-                await wire.at(one).tool("seen", what=f"{gate}: started")
-                assert await until(partial(is_cancelled, wire.at(one), wire.at(other), gate))
-                assert (await events.rest())[-1].message["error"]["code"] == -32800
+            async with wire.at(one).post_stream(wire.tool_request("wait_at", gate=gate, id=gate)) as events:
+                await wire.at(one).call_tool("wait_for_note", note=f"{gate}: started")
+                cancelled = partial(is_cancelled, wire.at(one), wire.at(other), gate)
+                assert await wait_until(cancelled, f"the call is {gate}")
+                assert (await events.read_to_end())[-1].message["error"]["code"] == -32800

@@ -1,4 +1,4 @@
-"""Several processes behind a round robin: streams that resume anywhere, and the one standalone stream of a session."""
+"""Several processes behind a load balancer: streams resume at any process, and a session has one standalone stream."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ import anyio
 import mcp_types as types
 import pytest
 
-from tests.integration.cluster import Cluster, Front, client_through, cluster_on, process_of, read
-from tests.integration.conftest import (
+from tests.integration.cluster import Cluster, process_name, run_cluster
+from tests.integration.load_balancer import LoadBalancer, connect_client
+from tests.integration.server_process import Server
+from tests.integration.waiting import wait_until
+from tests.integration.wire import (
     LATEST,
     UNPRIMED,
     Frame,
-    Server,
     Wire,
+    answer_text,
     error_code,
     log_data,
-    text_of,
-    until,
-    wire_to,
+    notification_names,
+    open_wire,
 )
 
 pytestmark = [
@@ -35,167 +37,169 @@ CHANGES = ["tools/list_changed", "prompts/list_changed", "resources/list_changed
 
 @pytest.fixture(scope="module", params=["sqlite", "redis"])
 def cluster(request: pytest.FixtureRequest) -> Generator[Cluster]:
-    with cluster_on(request.param) as cluster:
+    with run_cluster(request.param) as cluster:
         yield cluster
 
 
 @pytest.fixture
-async def wire(front: Front) -> AsyncGenerator[Wire]:
-    async with wire_to(front) as wire:
-        yield await wire.open()
+async def wire(balancer: LoadBalancer) -> AsyncGenerator[Wire]:
+    async with open_wire(balancer) as wire:
+        yield await wire.open_session()
 
 
 def assert_in_order(frames: list[Frame]) -> None:
-    """Check that the events' ids only ever increase: none came twice, none out of turn."""
+    """Check that the event ids increase strictly."""
     ids = [frame.id or "" for frame in frames]
     assert ids == sorted(set(ids))
 
 
-def methods(frames: list[Frame]) -> list[str]:
-    return [frame.message["method"].removeprefix("notifications/") for frame in frames if frame.message]
-
-
-def other_than(front: Front, *servers: Server) -> Server:
-    return next(server for server in front.servers if server not in servers)
+def other_than(balancer: LoadBalancer, *servers: Server) -> Server:
+    return next(server for server in balancer.servers if server not in servers)
 
 
 # ---------------------------------------------------------------- resuming an answer
 
 
 @pytest.mark.parametrize("version", [LATEST, UNPRIMED])
-async def test_a_running_calls_stream_resumes_at_another_process(
-    cluster: Cluster, front: Front, wire: Wire, version: str
+async def test_the_stream_of_a_running_call_resumes_at_another_process(
+    cluster: Cluster, balancer: LoadBalancer, wire: Wire, version: str
 ) -> None:
-    mine = await wire.fork().open(version)
+    mine = await wire.new_client().open_session(version)
     gate = f"resume-{version}"
-    call = mine.call("logs_then_wait", gate=gate, before=10, after=10, id="c")
-    async with mine.stream(call) as events:
-        frames = await read(events, 5)
-    there = other_than(front, await front.server_of(call))
-    async with mine.at(there).listen(frames[-1].id) as events:
+    call = mine.tool_request("logs_then_wait", gate=gate, before=10, after=10, id="c")
+    async with mine.post_stream(call) as events:
+        frames = await events.read_frames(5)
+    there = other_than(balancer, await balancer.server_that_got(call))
+    async with mine.at(there).get_stream(frames[-1].id) as events:
         assert events.response.status_code == 200
-        frames += await read(events, 10 - len(log_data(frames)))
+        frames += await events.read_frames(10 - len(log_data(frames)))
         await cluster.open_gate(wire, gate)
-        frames += await events.rest()
+        frames += await events.read_to_end()
     assert log_data(frames) == [f"{index}:" for index in range(20)]
-    assert (frames[-1].message["id"], text_of(frames[-1].message)) == ("c", "logged")
+    assert (frames[-1].message["id"], answer_text(frames[-1].message)) == ("c", "logged")
     assert_in_order(frames)
 
 
-async def test_a_running_calls_stream_breaks_and_resumes_at_one_process_after_another(
-    cluster: Cluster, front: Front, wire: Wire
+async def test_the_stream_of_a_running_call_resumes_at_one_process_after_another(
+    cluster: Cluster, balancer: LoadBalancer, wire: Wire
 ) -> None:
-    """Through the proxy, one event at a time, while the call goes on."""
-    async with wire.stream(wire.call("logs_then_wait", gate="wander", before=6, after=6)) as events:
-        frames = await read(events, 1)
+    """The client reads one event on each connection, while the call runs."""
+    async with wire.post_stream(wire.tool_request("logs_then_wait", gate="wander", before=6, after=6)) as events:
+        frames = await events.read_frames(1)
     for index in range(12):
         if index == 6:
             await cluster.open_gate(wire, "wander")
-        async with wire.listen(frames[-1].id) as events:
-            frames += await read(events, 1)
-    async with wire.listen(frames[-1].id) as events:
-        frames += await events.rest()
+        async with wire.get_stream(frames[-1].id) as events:
+            frames += await events.read_frames(1)
+    async with wire.get_stream(frames[-1].id) as events:
+        frames += await events.read_to_end()
     assert log_data(frames) == [f"{index}:" for index in range(12)]
-    assert text_of(frames[-1].message) == "logged"
+    assert answer_text(frames[-1].message) == "logged"
     assert_in_order(frames)
 
 
-async def test_a_silent_calls_stream_resumes_at_another_process(cluster: Cluster, front: Front, wire: Wire) -> None:
-    """The priming event is enough to come back with."""
-    call = wire.call("wait_at", gate="silent", id=1)
-    async with wire.stream(call) as events:
-        (primed,) = await read(events, 1)
-        assert primed.is_priming
-    async with wire.at(other_than(front, await front.server_of(call))).listen(primed.id) as events:
+async def test_the_stream_of_a_silent_call_resumes_at_another_process(
+    cluster: Cluster, balancer: LoadBalancer, wire: Wire
+) -> None:
+    """The id of the priming event is enough to resume."""
+    call = wire.tool_request("wait_at", gate="silent", id=1)
+    async with wire.post_stream(call) as events:
+        (priming,) = await events.read_frames(1)
+        assert priming.is_priming
+    async with wire.at(other_than(balancer, await balancer.server_that_got(call))).get_stream(priming.id) as events:
         await cluster.open_gate(wire, "silent")
-        (answer,) = await events.rest()
-    assert text_of(answer.message) == "through silent"
+        (answer,) = await events.read_to_end()
+    assert answer_text(answer.message) == "through silent"
 
 
-async def test_a_stream_that_has_ended_resumes_after_every_event_at_every_process(front: Front, wire: Wire) -> None:
-    async with wire.stream(wire.call("logs", number=6)) as events:
-        frames = await events.rest()
-    for server in front.servers:
+async def test_an_ended_stream_resumes_after_every_event_at_every_process(balancer: LoadBalancer, wire: Wire) -> None:
+    async with wire.post_stream(wire.tool_request("logs", number=6)) as events:
+        frames = await events.read_to_end()
+    for server in balancer.servers:
         for index, frame in enumerate(frames):
-            async with wire.at(server).listen(frame.id) as events:
-                assert [later.id for later in await events.rest()] == [later.id for later in frames[index + 1 :]]
+            async with wire.at(server).get_stream(frame.id) as events:
+                assert [later.id for later in await events.read_to_end()] == [later.id for later in frames[index + 1 :]]
 
 
-async def test_a_question_is_seen_again_and_answered_at_other_processes(front: Front, wire: Wire) -> None:
-    mine = await wire.fork().open(capabilities={"elicitation": {}})
-    call = mine.call("elicit")
-    async with mine.stream(call) as events:
-        (primed,) = await read(events, 1)
-    runs_at = await front.server_of(call)
-    second = other_than(front, runs_at)
-    third = other_than(front, runs_at, second)
-    async with mine.at(second).listen(primed.id) as events:
-        question = await events.message()
+async def test_a_question_is_read_and_answered_at_other_processes(balancer: LoadBalancer, wire: Wire) -> None:
+    mine = await wire.new_client().open_session(capabilities={"elicitation": {}})
+    call = mine.tool_request("elicit")
+    async with mine.post_stream(call) as events:
+        (priming,) = await events.read_frames(1)
+    first = await balancer.server_that_got(call)
+    second = other_than(balancer, first)
+    third = other_than(balancer, first, second)
+    async with mine.at(second).get_stream(priming.id) as events:
+        question = await events.next_message()
         answer = {"action": "accept", "content": {"name": "Ada"}}
         await mine.at(third).post({"jsonrpc": "2.0", "id": question["id"], "result": answer})
-        assert text_of(await events.message()) == "Ada"
-        assert await events.next() is None
+        assert answer_text(await events.next_message()) == "Ada"
+        assert await events.next_frame() is None
 
 
-async def test_close_sse_stream_and_the_client_comes_back_to_another_process(cluster: Cluster, wire: Wire) -> None:
-    async with wire.stream(wire.call("close_stream", gate="away")) as events:
-        frames = await events.rest()
+async def test_a_client_resumes_at_another_process_after_close_sse_stream(cluster: Cluster, wire: Wire) -> None:
+    async with wire.post_stream(wire.tool_request("close_stream", gate="away")) as events:
+        frames = await events.read_to_end()
     assert "result" not in (frames[-1].message or {})
-    async with wire.listen(frames[-1].id) as events:
+    async with wire.get_stream(frames[-1].id) as events:
         await cluster.open_gate(wire, "away")
-        frames += await events.rest()
+        frames += await events.read_to_end()
     assert log_data(frames) == ["before", "while away", "after"]
-    assert text_of(frames[-1].message) == "closed and came back"
+    assert answer_text(frames[-1].message) == "closed and resumed"
     assert_in_order(frames)
 
 
-async def test_the_sdks_client_comes_back_to_another_process(cluster: Cluster, front: Front, wire: Wire) -> None:
-    said: list[str] = []
+async def test_the_sdk_client_resumes_at_another_process_after_close_sse_stream(
+    cluster: Cluster, balancer: LoadBalancer, wire: Wire
+) -> None:
+    logged: list[str] = []
     results: list[Any] = []
     gate = f"sdk-{uuid4()}"
 
     async def on_log(params: types.LoggingMessageNotificationParams) -> None:
-        said.append(params.data)
+        logged.append(params.data)
 
-    async with client_through(front, logging_callback=on_log) as client, anyio.create_task_group() as tasks:
+    async with connect_client(balancer, logging_callback=on_log) as client, anyio.create_task_group() as tasks:
 
         async def call() -> None:
-            results.append(await client.call_tool("close_stream", {"gate": wire.gate(gate)}))
+            results.append(await client.call_tool("close_stream", {"gate": wire.gate_name(gate)}))
 
         tasks.start_soon(call)
         await cluster.open_gate(wire, gate)
-    assert results[0].content[0].text == "closed and came back"
-    assert said == ["before", "while away", "after"]
+    assert results[0].content[0].text == "closed and resumed"
+    assert logged == ["before", "while away", "after"]
 
 
-async def test_the_answers_to_a_batch_are_resumed_at_another_process(
-    cluster: Cluster, front: Front, wire: Wire
+async def test_the_stream_of_a_batch_resumes_at_another_process(
+    cluster: Cluster, balancer: LoadBalancer, wire: Wire
 ) -> None:
-    mine = await wire.fork().open("2025-03-26")
+    mine = await wire.new_client().open_session("2025-03-26")
     batch = [
-        mine.call("logs", number=2, id="talks"),
-        mine.call("wait_at", gate="batch", id="waits"),
-        mine.call("echo", text="x", id="quick"),
+        mine.tool_request("logs", number=2, id="talks"),
+        mine.tool_request("wait_at", gate="batch", id="waits"),
+        mine.tool_request("echo", text="x", id="quick"),
     ]
-    async with mine.stream(batch) as events:
-        frames = await read(events, 1)
-    async with mine.at(other_than(front, await front.server_of(batch))).listen(frames[-1].id) as events:
+    async with mine.post_stream(batch) as events:
+        frames = await events.read_frames(1)
+    async with mine.at(other_than(balancer, await balancer.server_that_got(batch))).get_stream(frames[-1].id) as events:
         await cluster.open_gate(wire, "batch")
-        frames += await events.rest()
+        frames += await events.read_to_end()
     assert {frame.message["id"] for frame in frames if "id" in frame.message} == {"talks", "waits", "quick"}
     assert frames[-1].message["id"] == "waits"
     assert log_data(frames) == ["0:", "1:"]
     assert_in_order(frames)
 
 
-async def test_ids_of_nobody_and_of_others_replay_nothing_anywhere(front: Front, wire: Wire) -> None:
-    other = await wire.fork().open()
-    async with other.stream(other.call("logs", number=3)) as events:
-        theirs = await events.rest()
-    async with wire.stream(wire.call("logs", number=3)) as events:
-        ours = await events.rest()
-    _, session, stream = (ours[0].id or "").split(".", 2)
-    process = process_of(ours[0])
+async def test_unknown_event_ids_and_those_of_other_sessions_replay_nothing_at_any_process(
+    balancer: LoadBalancer, wire: Wire
+) -> None:
+    other = await wire.new_client().open_session()
+    async with other.post_stream(other.tool_request("logs", number=3)) as events:
+        other_frames = await events.read_to_end()
+    async with wire.post_stream(wire.tool_request("logs", number=3)) as events:
+        frames = await events.read_to_end()
+    _, session, stream = (frames[0].id or "").split(".", 2)
+    process = process_name(frames[0])
     unknown = [
         "nonsense",
         f"000000000001.{session}.post-{process}-0123456789",
@@ -206,26 +210,26 @@ async def test_ids_of_nobody_and_of_others_replay_nothing_anywhere(front: Front,
         f"000000000001.{session}.post-",
         f"000000000001.{session}.send-{process}-0123456789-!!",
         "000000000001.abcdefgh.get",
-        theirs[0].id or "",
+        other_frames[0].id or "",
     ]
-    for server in front.servers:
+    for server in balancer.servers:
         for event_id in unknown:
-            async with wire.at(server).listen(event_id) as events:
+            async with wire.at(server).get_stream(event_id) as events:
                 assert events.response.status_code == 200, event_id
-                assert await events.rest() == [], event_id
+                assert await events.read_to_end() == [], event_id
 
 
 @pytest.mark.parametrize("by", ["header", "query"])
-async def test_what_is_received_is_resumed_at_another_process(front: Front, wire: Wire, by: str) -> None:
+async def test_receive_resumes_at_another_process(balancer: LoadBalancer, wire: Wire, by: str) -> None:
     for index in range(3):
-        await wire.post(wire.call("echo", text="x", id=index), "/send")
+        await wire.post(wire.tool_request("echo", text="x", id=index), "/send")
     frames: list[Frame] = []
     after: str | None = None
     for _ in range(3):
         path = f"/receive?after={after}" if after and by == "query" else "/receive"
         last = after if by == "header" else None
-        async with wire.listen(last, path, Accept="text/event-stream") as events:
-            frames += await read(events, 1)
+        async with wire.get_stream(last, path, Accept="text/event-stream") as events:
+            frames += await events.read_frames(1)
         after = frames[-1].id
     assert sorted(frame.message["id"] for frame in frames) == [0, 1, 2]
     assert_in_order(frames)
@@ -234,117 +238,118 @@ async def test_what_is_received_is_resumed_at_another_process(front: Front, wire
 # ---------------------------------------------------------------- the standalone stream
 
 
-async def test_a_second_get_at_another_process_is_a_conflict(front: Front, wire: Wire) -> None:
-    async with wire.listen() as holder:
-        for _ in front.servers:
-            async with wire.listen() as refused:
+async def test_a_second_get_at_another_process_is_a_conflict(balancer: LoadBalancer, wire: Wire) -> None:
+    async with wire.get_stream() as standalone:
+        for _ in balancer.servers:
+            async with wire.get_stream() as refused:
                 await refused.response.aread()
                 assert (refused.response.status_code, error_code(refused.response)) == (409, "SESSION_CONFLICT")
-        await wire.tool("change")
-        assert methods(await read(holder, 4)) == CHANGES, "its holder has noticed nothing"
+        await wire.call_tool("change")
+        assert notification_names(await standalone.read_frames(4)) == CHANGES, "the open stream must continue"
 
 
-async def test_of_many_gets_at_once_one_gets_the_stream(front: Front, wire: Wire) -> None:
+async def test_one_of_many_concurrent_gets_succeeds(balancer: LoadBalancer, wire: Wire) -> None:
     statuses: list[int] = []
     done = anyio.Event()
 
     async def listen(server: Server) -> None:
-        async with wire.at(server).listen() as events:
+        async with wire.at(server).get_stream() as events:
             statuses.append(events.response.status_code)
-            if len(statuses) == 2 * len(front.servers):
+            if len(statuses) == 2 * len(balancer.servers):
                 done.set()
             await done.wait()
 
     async with anyio.create_task_group() as tasks:
-        for server in [*front.servers, *front.servers]:
+        for server in [*balancer.servers, *balancer.servers]:
             tasks.start_soon(listen, server)
-    assert sorted(statuses) == [200, *[409] * (2 * len(front.servers) - 1)]
+    assert sorted(statuses) == [200, *[409] * (2 * len(balancer.servers) - 1)]
 
 
-async def test_a_stream_that_was_closed_is_free_everywhere(front: Front, wire: Wire) -> None:
-    for server in front.servers:
-        # Until the process has noticed that its client hung up.
+async def test_a_closed_standalone_stream_can_be_opened_at_every_process(balancer: LoadBalancer, wire: Wire) -> None:
+    for server in balancer.servers:
+        # Each process needs some time to notice that its client has closed the connection.
         async def is_free(server: Server = server) -> bool:
-            async with wire.at(server).listen() as events:
+            async with wire.at(server).get_stream() as events:
                 return events.response.status_code == 200
 
-        assert await until(is_free)
+        assert await wait_until(is_free, f"{server.url} accepts a standalone stream")
 
 
-async def test_the_standalone_stream_resumes_anywhere_without_loss(front: Front, wire: Wire) -> None:
+async def test_the_standalone_stream_resumes_at_any_process_without_loss(balancer: LoadBalancer, wire: Wire) -> None:
     frames: list[Frame] = []
-    for _ in front.servers:
-        async with wire.listen(frames[-1].id if frames else None) as events:
+    for _ in balancer.servers:
+        async with wire.get_stream(frames[-1].id if frames else None) as events:
             assert events.response.status_code == 200
-            await wire.tool("change")
-            frames += await read(events, 3)
-    async with wire.listen(frames[-1].id) as events:
-        frames += await read(events, 4 * len(front.servers) - len(frames))
-    assert methods(frames) == CHANGES * len(front.servers)
+            await wire.call_tool("change")
+            frames += await events.read_frames(3)
+    async with wire.get_stream(frames[-1].id) as events:
+        frames += await events.read_frames(4 * len(balancer.servers) - len(frames))
+    assert notification_names(frames) == CHANGES * len(balancer.servers)
     assert_in_order(frames)
 
 
-async def test_what_was_said_before_the_get_comes_from_any_process(front: Front, wire: Wire) -> None:
-    for server in front.servers:
-        await wire.at(server).tool("change")
-    async with wire.listen() as events:
-        assert methods(await read(events, 12)) == CHANGES * 3
+async def test_notifications_before_the_get_come_from_any_process(balancer: LoadBalancer, wire: Wire) -> None:
+    for server in balancer.servers:
+        await wire.at(server).call_tool("change")
+    async with wire.get_stream() as events:
+        assert notification_names(await events.read_frames(12)) == CHANGES * 3
 
 
 async def test_an_event_id_takes_the_stream_over_from_another_process(wire: Wire) -> None:
-    """The holder before ends at once, and nothing is lost or comes twice."""
-    async with wire.listen() as holder:
-        await wire.tool("change")
-        frames = await read(holder, 3)
-        async with wire.listen(frames[-1].id) as successor:
-            assert successor.response.status_code == 200
-            # It had got one more event than its client had read.
-            assert methods(await holder.rest()) == CHANGES[3:]
-            await wire.tool("change")
-            frames += await read(successor, 5)
-    assert methods(frames) == CHANGES * 2
+    """The former stream ends at once. No event is lost or comes twice."""
+    async with wire.get_stream() as former:
+        await wire.call_tool("change")
+        frames = await former.read_frames(3)
+        async with wire.get_stream(frames[-1].id) as current:
+            assert current.response.status_code == 200
+            # The former stream had sent one more event than its client had read.
+            assert notification_names(await former.read_to_end()) == CHANGES[3:]
+            await wire.call_tool("change")
+            frames += await current.read_frames(5)
+    assert notification_names(frames) == CHANGES * 2
     assert_in_order(frames)
 
 
-async def test_a_tool_closes_the_standalone_stream_of_another_process(front: Front, wire: Wire) -> None:
-    first, second, _ = front.servers
-    async with wire.at(first).listen() as events:
-        await wire.tool("change")
-        frames = await read(events, 4)
-        await wire.at(second).tool("close_standalone")
-        assert await events.next() is None
-    async with wire.at(second).listen(frames[-1].id) as events:
-        await wire.tool("change")
-        assert methods(await read(events, 4)) == CHANGES
+async def test_a_tool_closes_the_standalone_stream_at_another_process(balancer: LoadBalancer, wire: Wire) -> None:
+    first, second, _ = balancer.servers
+    async with wire.at(first).get_stream() as events:
+        await wire.call_tool("change")
+        frames = await events.read_frames(4)
+        await wire.at(second).call_tool("close_standalone")
+        assert await events.next_frame() is None
+    async with wire.at(second).get_stream(frames[-1].id) as events:
+        await wire.call_tool("change")
+        assert notification_names(await events.read_frames(4)) == CHANGES
 
 
-async def test_who_took_the_stream_over_holds_it(front: Front, wire: Wire) -> None:
+async def test_a_stream_that_was_taken_over_is_held_by_its_new_owner(balancer: LoadBalancer, wire: Wire) -> None:
     async with AsyncExitStack() as stack:
-        first = await stack.enter_async_context(wire.listen())
-        await wire.tool("change")
-        frames = await read(first, 4)
-        second = await stack.enter_async_context(wire.listen(frames[-1].id))
-        assert await first.next() is None
-        for server in front.servers:
-            async with wire.at(server).listen() as refused:
+        first = await stack.enter_async_context(wire.get_stream())
+        await wire.call_tool("change")
+        frames = await first.read_frames(4)
+        second = await stack.enter_async_context(wire.get_stream(frames[-1].id))
+        assert await first.next_frame() is None
+        for server in balancer.servers:
+            async with wire.at(server).get_stream() as refused:
                 assert refused.response.status_code == 409
-        await wire.tool("change")
-        assert methods(await read(second, 4)) == CHANGES
+        await wire.call_tool("change")
+        assert notification_names(await second.read_frames(4)) == CHANGES
 
 
-async def test_an_event_id_takes_the_stream_over_from_one_process_after_another(front: Front, wire: Wire) -> None:
-    """From one process to the next and back; the holder before ends at once, and nothing is lost or comes twice."""
+async def test_an_event_id_takes_the_stream_over_from_one_process_after_another(
+    balancer: LoadBalancer, wire: Wire
+) -> None:
+    """The former stream always ends at once. No event is lost or comes twice."""
     frames: list[Frame] = []
     async with AsyncExitStack() as stack:
-        holder = await stack.enter_async_context(wire.listen())
+        current = await stack.enter_async_context(wire.get_stream())
         for _ in range(4):
-            await wire.tool("change")
-            frames += await read(holder, 3)
-            successor = await stack.enter_async_context(wire.listen(frames[-1].id))
-            assert successor.response.status_code == 200
-            # It had got one more event than its client had read.
-            assert methods(await holder.rest()) == CHANGES[3:]
-            holder = successor
-            frames += await read(holder, 1)
-    assert methods(frames) == CHANGES * 4
+            await wire.call_tool("change")
+            frames += await current.read_frames(3)
+            former, current = current, await stack.enter_async_context(wire.get_stream(frames[-1].id))
+            assert current.response.status_code == 200
+            # The former stream had sent one more event than its client had read.
+            assert notification_names(await former.read_to_end()) == CHANGES[3:]
+            frames += await current.read_frames(1)
+    assert notification_names(frames) == CHANGES * 4
     assert_in_order(frames)

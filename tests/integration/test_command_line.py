@@ -1,4 +1,4 @@
-"""`python -m mcp_tornado` as an operator types it: what goes wrong is said, with what to do."""
+"""The command line: an error is reported with its cause and a remedy."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import DEADLINE, EVERYTHING, StartServer, command, environment, wire_to
+from tests.integration.command_line import error_output, install_plugin, run_command
+from tests.integration.server_process import StartServer, app_name
+from tests.integration.stores import sqlite_url
+from tests.integration.wire import open_wire
 
-SERVERS = f"""
+SERVERS = """
 from mcp.server.auth.settings import AuthSettings
 from mcp.server.mcpserver import MCPServer
 
@@ -24,7 +27,6 @@ class Verifier:
 auth = AuthSettings(issuer_url="https://issuer.example", resource_server_url="https://me.example/mcp")
 guarded = MCPServer("guarded", token_verifier=Verifier(), auth=auth)
 number = 17
-everything = {str(EVERYTHING)!r}
 """
 
 
@@ -48,7 +50,7 @@ SETTINGS = [
     ("SERVER__WORKERS", 2, ["server.workers", "2 workers", "memory://"]),
 ]
 
-Done = subprocess.CompletedProcess[str]
+Completed = subprocess.CompletedProcess[str]
 
 
 @pytest.fixture(scope="module")
@@ -60,71 +62,51 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run(directory: Path, *arguments: str, **settings: object) -> Done:
-    return subprocess.run(
-        command(*arguments),
-        cwd=directory,
-        env=environment({"SERVER__PORT": 0, **settings}),
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-    )
-
-
 @pytest.fixture(scope="module")
-def runs(directory: Path) -> Iterator[dict[str, Future[Done]]]:
-    """What is to be refused, started side by side: a process takes a second to begin."""
+def runs(directory: Path) -> Iterator[dict[str, Future[Completed]]]:
+    """The commands that must fail, by app or setting; they run in parallel because each takes seconds to start."""
     with ThreadPoolExecutor(4) as pool:
-        served = {app: pool.submit(run, directory, "serve", app) for app, _ in APPS}
-        yield served | {name: pool.submit(run, directory, "serve", **{name: value}) for name, value, _ in SETTINGS}
-
-
-def said(done: Done) -> str:
-    """Check that it ended with an error in a few lines, and return what it said."""
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert "server.started" not in done.stderr
-    return done.stderr
+        apps = {app: pool.submit(run_command, directory, "serve", app) for app, _ in APPS}
+        yield apps | {
+            name: pool.submit(run_command, directory, "serve", **{name: value}) for name, value, _ in SETTINGS
+        }
 
 
 @pytest.mark.parametrize(("app", "words"), APPS)
-def test_a_server_that_cannot_be_served(runs: dict[str, Future[Done]], app: str, words: list[str]) -> None:
-    text = said(runs[app].result())
+def test_a_server_that_cannot_be_served(runs: dict[str, Future[Completed]], app: str, words: list[str]) -> None:
+    text = error_output(runs[app].result())
     assert [word for word in words if word not in text] == [], text
 
 
 @pytest.mark.parametrize(("name", "value", "words"), SETTINGS)
 def test_settings_that_cannot_be_used(
-    runs: dict[str, Future[Done]], name: str, value: object, words: list[str]
+    runs: dict[str, Future[Completed]], name: str, value: object, words: list[str]
 ) -> None:
-    text = said(runs[name].result())
+    text = error_output(runs[name].result())
     assert [word for word in words if word not in text] == [], text
 
 
 @pytest.fixture
-def taken() -> Iterator[int]:
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        holder.listen()
-        yield holder.getsockname()[1]
+def used_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
 
 
-def test_a_port_that_is_taken(directory: Path, taken: int) -> None:
-    text = said(run(directory, "serve", "--port", str(taken)))
-    assert f"127.0.0.1:{taken}" in text
+def test_a_port_that_is_in_use(directory: Path, used_port: int) -> None:
+    text = error_output(run_command(directory, "serve", "--port", str(used_port)))
+    assert f"127.0.0.1:{used_port}" in text
     assert "in use" in text
 
 
 def test_the_version(directory: Path) -> None:
-    done = run(directory, "--version")
-    assert done.returncode == 0
-    assert done.stdout.startswith("mcp-tornado, version ")
+    completed = run_command(directory, "--version")
+    assert completed.returncode == 0
+    assert completed.stdout.startswith("mcp-tornado, version ")
 
 
-def test_config_tells_every_setting_and_where_it_comes_from(tmp_path: Path) -> None:
+def test_config_lists_every_setting_with_its_source(tmp_path: Path) -> None:
     (tmp_path / "settings.toml").write_text("[production.server]\npath = '/elsewhere'\n")
-    done = run(
+    completed = run_command(
         tmp_path,
         "config",
         "--env",
@@ -132,68 +114,61 @@ def test_config_tells_every_setting_and_where_it_comes_from(tmp_path: Path) -> N
         SERVER__KEEPALIVE_SECONDS=7,
         SESSIONS__STORE_OPTIONS='{password = "hunter2"}',
     )
-    assert done.returncode == 0
-    rows = {line.split()[0]: line for line in done.stdout.splitlines()}
+    assert completed.returncode == 0
+    rows = {line.split()[0]: line for line in completed.stdout.splitlines()}
     assert "'/elsewhere'" in rows["server.path"]
     assert "settings.toml [production]" in rows["server.path"]
     assert rows["server.keepalive_seconds"].split()[1:] == ["7", "MCP_TORNADO_SERVER__KEEPALIVE_SECONDS"]
     assert rows["server.host"].split()[1:] == ["'127.0.0.1'", "default"]
-    assert "hunter2" not in done.stdout
+    assert "hunter2" not in completed.stdout
     assert len(rows) > 25
 
 
-def install(directory: Path, distribution: str, scheme: str, module: str) -> None:
-    """Make a plugin that a process finds which runs in the directory."""
-    metadata = directory / f"{distribution}.dist-info"
-    metadata.mkdir()
-    name, _, number = distribution.partition("-")
-    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n")
-    (metadata / "entry_points.txt").write_text(f"[mcp_tornado.stores]\n{scheme} = {module}:factory\n")
-
-
-def test_stores_are_listed_and_what_is_wrong_with_one_is_said_apart(tmp_path: Path) -> None:
-    install(tmp_path, "fine-1.2", "fine", "fine")
+def test_stores_are_listed_and_a_broken_plugin_is_reported_separately(tmp_path: Path) -> None:
+    install_plugin(tmp_path, "fine-1.2", "fine", "fine")
     (tmp_path / "fine.py").write_text("def factory(url, options, clock): ...\n")
-    install(tmp_path, "broken-9", "broken", "broken")
+    install_plugin(tmp_path, "broken-9", "broken", "broken")
     (tmp_path / "broken.py").write_text("import nonesuch_dependency\n")
-    done = run(tmp_path, "stores")
-    assert done.returncode == 0
-    rows = [line.split() for line in done.stdout.splitlines()]
+    completed = run_command(tmp_path, "stores")
+    assert completed.returncode == 0
+    rows = [line.split() for line in completed.stdout.splitlines()]
     assert rows[0] == ["SCHEME", "DISTRIBUTION", "VERSION", "EVENTS"]
     assert ["fine", "fine", "1.2", "?"] in rows
     assert ["broken", "broken", "9", "?"] in rows
     assert ["memory", "mcp-tornado", version("mcp-tornado"), "yes"] in rows
     assert [row[0] for row in rows[1:]] == sorted(row[0] for row in rows[1:])
-    (problem,) = [line for line in done.stderr.splitlines() if line.startswith("broken: ")]
+    (problem,) = [line for line in completed.stderr.splitlines() if line.startswith("broken: ")]
     assert "nonesuch_dependency" in problem
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in completed.stderr
 
 
 @pytest.mark.anyio
-async def test_routes_that_are_not_served_are_named(start_server: StartServer) -> None:
-    with start_server("routed") as server:
-        assert "/custom/health" in str(server.events("route.unserved"))
-        assert server.events("route.unserved")[0]["level"] == "warning"
-        async with wire_to(server) as wire:
+async def test_unserved_routes_are_logged(start_server: StartServer) -> None:
+    with start_server(app_name("routed")) as server:
+        assert "/custom/health" in str(server.log_lines_of("route.unserved"))
+        assert server.log_lines_of("route.unserved")[0]["level"] == "warning"
+        async with open_wire(server) as wire:
             assert (await wire.http.get(f"{server.origin}/custom/health")).status_code == 404
 
 
 @pytest.mark.anyio
 async def test_the_demo_is_served_without_an_argument(start_server: StartServer) -> None:
     with start_server("mcp_tornado.demo:server") as server:
-        async with wire_to(server) as wire:
-            await wire.open()
-            assert [await wire.tool("count") for _ in range(3)] == ["1", "2", "3"]
+        async with open_wire(server) as wire:
+            await wire.open_session()
+            assert [await wire.call_tool("count") for _ in range(3)] == ["1", "2", "3"]
 
 
 @pytest.mark.anyio
-async def test_the_demos_count_is_the_sessions_wherever_it_is_served(start_server: StartServer, tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'sessions.db'}"
+async def test_the_count_of_the_demo_belongs_to_the_session_in_every_process(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    url = sqlite_url(tmp_path)
     with (
         start_server("mcp_tornado.demo:server", SESSIONS__STORE=url) as one,
         start_server("mcp_tornado.demo:server", SESSIONS__STORE=url) as other,
     ):
-        async with wire_to(one) as wire:
-            await wire.open()
-            elsewhere = wire.at(other)
-            assert [await each.tool("count") for each in (wire, elsewhere, wire)] == ["1", "2", "3"]
+        async with open_wire(one) as wire:
+            await wire.open_session()
+            clients = (wire, wire.at(other), wire)
+            assert [await client.call_tool("count") for client in clients] == ["1", "2", "3"]

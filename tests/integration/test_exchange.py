@@ -1,4 +1,4 @@
-"""MCP in short plain requests: send, receive, abort."""
+"""The plain routes `/mcp/send`, `/mcp/receive` and `/mcp/abort`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import anyio
 import httpx
 import pytest
 
-from tests.integration.conftest import DEADLINE, Server, StartServer, Wire, error_code, text_of, until, wire_to
+from tests.integration.server_process import Server, StartServer
+from tests.integration.waiting import wait_until
+from tests.integration.wire import Wire, answer_text, error_code, has_response, open_wire
 
 pytestmark = pytest.mark.anyio
 
@@ -22,191 +24,178 @@ def server(start_server: StartServer) -> Generator[Server]:
 
 @pytest.fixture
 async def wire(server: Server) -> AsyncGenerator[Wire]:
-    async with wire_to(server) as wire:
-        yield await wire.open(capabilities={"elicitation": {}})
+    async with open_wire(server) as wire:
+        yield await wire.open_session(capabilities={"elicitation": {}})
 
 
 async def send(wire: Wire, message: Any) -> httpx.Response:
     return await wire.post(message, "/send")
 
 
-async def receive(wire: Wire, after: str | None = None, wait: float = 20) -> Any:
-    query = f"?wait={wait}" + (f"&after={after}" if after is not None else "")
-    headers = {**wire.headers, "Accept": "application/json"}
-    response = await wire.http.get(f"{wire.server.url}/receive{query}", headers=headers)
-    assert response.status_code == 200, response.text
-    return response.json()
+async def receive_answer(wire: Wire, after: str | None = None) -> tuple[list[Any], str | None]:
+    """Receive messages up to an answer; return them, and the id to resume after."""
+    events, after = await wire.receive_until(has_response, after)
+    return [event["message"] for event in events], after
 
 
-async def receive_until_answer(wire: Wire, after: str | None = None) -> tuple[list[Any], str]:
-    """Receive until there is a response among the messages."""
-    messages: list[Any] = []
-    with anyio.fail_after(DEADLINE):
-        while True:
-            received = await receive(wire, after)
-            after = received["after"]
-            messages += [event["message"] for event in received["events"]]
-            if any("method" not in message for message in messages):
-                return messages, str(after)
-
-
-async def test_send_accepts_and_receive_answers(wire: Wire) -> None:
-    accepted = await send(wire, wire.call("echo", text="ä", id="mine"))
+async def test_send_accepts_a_request_and_receive_returns_its_answer(wire: Wire) -> None:
+    accepted = await send(wire, wire.tool_request("echo", text="ä", id="mine"))
     assert accepted.status_code == 202
     assert accepted.json() == {"accepted": "mine"}
-    messages, _ = await receive_until_answer(wire)
+    messages, _ = await receive_answer(wire)
     assert [message["id"] for message in messages] == ["mine"]
-    assert text_of(messages[0]) == "ä"
+    assert answer_text(messages[0]) == "ä"
 
 
-async def test_a_notification_is_accepted_too(wire: Wire) -> None:
+async def test_send_accepts_a_notification(wire: Wire) -> None:
     accepted = await send(wire, {"jsonrpc": "2.0", "method": "notifications/roots/list_changed"})
     assert accepted.status_code == 202
     assert accepted.json() == {"accepted": None}
 
 
-async def test_what_a_call_says_comes_in_order(wire: Wire) -> None:
-    await send(wire, wire.call("logs", number=250, id=1))
-    messages, _ = await receive_until_answer(wire)
+async def test_messages_of_a_call_are_received_in_order(wire: Wire) -> None:
+    await send(wire, wire.tool_request("logs", number=250, id=1))
+    messages, _ = await receive_answer(wire)
     assert [message["params"]["data"] for message in messages[:-1]] == [f"{index}:" for index in range(250)]
-    assert text_of(messages[-1]) == "logged"
+    assert answer_text(messages[-1]) == "logged"
 
 
-async def test_reading_again_gives_the_same_events(wire: Wire) -> None:
-    await send(wire, wire.call("logs", number=5, id=1))
-    await until(lambda: _has(wire, 6))
-    first = await receive(wire)
-    again = await receive(wire)
+async def test_receiving_again_returns_the_same_events(wire: Wire) -> None:
+    await send(wire, wire.tool_request("logs", number=5, id=1))
+
+    async def has_all_events() -> bool:
+        return len((await wire.receive(wait_seconds=0))["events"]) == 6
+
+    await wait_until(has_all_events, "there are 6 events")
+    first = await wire.receive()
+    again = await wire.receive()
     assert first == again
     middle = first["events"][2]["id"]
-    assert (await receive(wire, middle))["events"] == first["events"][3:]
-    assert (await receive(wire, first["after"], wait=0)) == {"events": [], "after": first["after"]}
+    assert (await wire.receive(middle))["events"] == first["events"][3:]
+    assert (await wire.receive(first["after"], wait_seconds=0)) == {"events": [], "after": first["after"]}
 
 
-async def _has(wire: Wire, number: int) -> bool:
-    return len((await receive(wire, wait=0))["events"]) == number
+async def test_receive_without_events_returns_the_given_event_id(wire: Wire) -> None:
+    assert await wire.receive(wait_seconds=0) == {"events": [], "after": None}
+    assert await wire.receive(wait_seconds=0.05) == {"events": [], "after": None}
+    assert (await wire.receive("nonsense", wait_seconds=0))["after"] == "nonsense"
 
 
-async def test_nothing_to_receive_gives_back_where_it_was(wire: Wire) -> None:
-    assert await receive(wire, wait=0) == {"events": [], "after": None}
-    assert await receive(wire, wait=0.05) == {"events": [], "after": None}
-    assert (await receive(wire, "nonsense", wait=0))["after"] == "nonsense"
-
-
-async def test_a_long_poll_waits_for_what_comes(wire: Wire) -> None:
+async def test_a_long_poll_waits_for_an_event(wire: Wire) -> None:
     received: list[Any] = []
 
     async def poll() -> None:
-        received.append(await receive(wire, wait=60))
+        received.append(await wire.receive(wait_seconds=60))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(poll)
-        await wire.tool("echo", text="the answer to a POST is no event of receive")
-        await wire.tool("change")
+        await wire.call_tool("echo", text="the answer to a POST is not received")
+        await wire.call_tool("change")
     assert received[0]["events"][0]["message"]["method"] == "notifications/tools/list_changed"
 
 
 async def test_receive_shows_the_standalone_stream_and_the_answers_to_send(wire: Wire) -> None:
-    async with wire.listen() as standalone:
-        await send(wire, wire.call("logs", number=1, id=1))
-        messages, after = await receive_until_answer(wire)
+    async with wire.get_stream() as standalone:
+        await send(wire, wire.tool_request("logs", number=1, id=1))
+        messages, after = await receive_answer(wire)
         assert len(messages) == 2
-        async with wire.stream(wire.call("logs", number=3)) as events:
-            await events.rest()
-        await wire.tool("change")
-        shown = (await receive(wire, after))["events"]
+        async with wire.post_stream(wire.tool_request("logs", number=3)) as events:
+            await events.read_to_end()
+        await wire.call_tool("change")
+        shown = (await wire.receive(after))["events"]
         methods = [event["message"]["method"] for event in shown]
         assert methods[0] == "notifications/tools/list_changed"
-        assert "notifications/message" not in methods, "a POST's stream is its own"
-        message = await standalone.message()
-        assert message["method"] == "notifications/tools/list_changed", "GET shows the standalone stream alone"
+        assert "notifications/message" not in methods, "receive must not show the stream of a POST"
+        message = await standalone.next_message()
+        assert message["method"] == "notifications/tools/list_changed", "GET must show only the standalone stream"
 
 
-async def test_receive_as_a_stream(wire: Wire) -> None:
-    async with wire.listen(path="/receive", Accept="text/event-stream") as events:
+async def test_receive_can_be_a_stream(wire: Wire) -> None:
+    async with wire.get_stream(path="/receive", Accept="text/event-stream") as events:
         assert events.response.headers["Content-Type"] == "text/event-stream"
-        await send(wire, wire.call("logs", number=2, id="s"))
-        frames = [await events.next() for _ in range(3)]
+        await send(wire, wire.tool_request("logs", number=2, id="s"))
+        frames = [await events.next_frame() for _ in range(3)]
         assert [frame.message.get("id") for frame in frames if frame] == [None, None, "s"]
         assert not any(frame.is_priming for frame in frames if frame)
-        await wire.tool("change")
-        assert (await events.message())["method"] == "notifications/tools/list_changed"
+        await wire.call_tool("change")
+        assert (await events.next_message())["method"] == "notifications/tools/list_changed"
     first = frames[0]
     assert first is not None
     for resume in ({"Last_Event_ID": first.id or ""}, {}):
         path = "/receive" if resume else f"/receive?after={first.id}"
-        async with wire.listen(path=path, Accept="text/event-stream", **resume) as events:
-            again = [await events.next() for _ in range(2)]
+        async with wire.get_stream(path=path, Accept="text/event-stream", **resume) as events:
+            again = [await events.next_frame() for _ in range(2)]
             assert [frame.id for frame in again if frame] == [frame.id for frame in frames[1:] if frame]
 
 
-async def test_a_question_in_the_background(wire: Wire) -> None:
-    await send(wire, wire.call("elicit", id=8))
-    received = await receive(wire)
+async def test_a_background_call_can_ask_the_client(wire: Wire) -> None:
+    await send(wire, wire.tool_request("elicit", id=8))
+    received = await wire.receive()
     (question,) = [event["message"] for event in received["events"]]
     assert question["method"] == "elicitation/create"
     answer = {"jsonrpc": "2.0", "id": question["id"], "result": {"action": "accept", "content": {"name": "Ada"}}}
     assert (await send(wire, answer)).status_code == 202
-    messages, _ = await receive_until_answer(wire, received["after"])
-    assert text_of(messages[-1]) == "Ada"
+    messages, _ = await receive_answer(wire, received["after"])
+    assert answer_text(messages[-1]) == "Ada"
 
 
-async def test_abort_cancels_a_call_in_the_background(wire: Wire) -> None:
-    await send(wire, wire.call("wait_at", gate="abort", id="job"))
-    await wire.tool("seen", what="abort: started")
+async def test_abort_cancels_a_background_call(wire: Wire) -> None:
+    await send(wire, wire.tool_request("wait_at", gate="abort", id="job"))
+    await wire.call_tool("wait_for_note", note="abort: started")
     aborted = await wire.post({"requestId": "job", "reason": "enough"}, "/abort")
     assert aborted.status_code == 202
-    messages, _ = await receive_until_answer(wire)
+    messages, _ = await receive_answer(wire)
     assert messages[-1]["id"] == "job"
     assert messages[-1]["error"]["code"] == -32800
-    assert await wire.tool("seen", what="abort: cancelled")
+    assert await wire.call_tool("wait_for_note", note="abort: cancelled")
     again = await wire.post({"requestId": "job"}, "/abort")
     assert (again.status_code, error_code(again)) == (404, "REQUEST_NOT_FOUND")
 
 
 async def test_abort_cancels_a_call_of_a_post(wire: Wire) -> None:
-    async with wire.stream(wire.call("logs_then_wait", gate="abort-post", before=1, after=0, id=12)) as events:
-        assert await events.message()
-        await wire.tool("seen", what="abort-post: started")
+    async with wire.post_stream(
+        wire.tool_request("logs_then_wait", gate="abort-post", before=1, after=0, id=12)
+    ) as events:
+        assert await events.next_message()
+        await wire.call_tool("wait_for_note", note="abort-post: started")
         assert (await wire.post({"requestId": 12}, "/abort")).status_code == 202
-        assert (await events.message())["error"]["code"] == -32800
+        assert (await events.next_message())["error"]["code"] == -32800
 
 
-async def test_abort_cancels_a_call_that_waits_for_the_client(wire: Wire) -> None:
-    """The client is told that its answer is no longer wanted."""
-    async with wire.stream(wire.call("elicit_until_cancelled", gate="asked", id=13)) as events:
-        question = await events.message()
+async def test_abort_cancels_a_call_that_waits_for_a_reply(wire: Wire) -> None:
+    async with wire.post_stream(wire.tool_request("elicit_until_cancelled", gate="asked", id=13)) as events:
+        question = await events.next_message()
         assert (await wire.post({"requestId": 13}, "/abort")).status_code == 202
-        messages = [frame.message for frame in await events.rest()]
+        messages = [frame.message for frame in await events.read_to_end()]
     assert messages[-1]["error"]["code"] == -32800
-    assert await wire.tool("seen", what="asked: cancelled")
+    assert await wire.call_tool("wait_for_note", note="asked: cancelled")
     late = {"jsonrpc": "2.0", "id": question["id"], "result": {"action": "decline"}}
     assert (await wire.post(late)).status_code == 202
 
 
-async def test_nothing_to_abort(wire: Wire) -> None:
-    other = await wire.fork().open()
-    async with other.stream(other.call("wait_at", gate="theirs", id=99)):
-        await wire.tool("seen", what="theirs: started")
+async def test_abort_of_a_call_of_another_session_is_not_found(wire: Wire) -> None:
+    other = await wire.new_client().open_session()
+    async with other.post_stream(other.tool_request("wait_at", gate="other", id=99)):
+        await wire.call_tool("wait_for_note", note="other: started")
         response = await wire.post({"requestId": 99}, "/abort")
         assert (response.status_code, error_code(response)) == (404, "REQUEST_NOT_FOUND")
-    await wire.tool("open_gate", gate="theirs")
+    await wire.call_tool("open_gate", gate="other")
 
 
 @pytest.mark.parametrize("body", [{}, [], {"requestId": None}, {"requestId": True}, {"requestId": 1.5}, "x"])
-async def test_bad_aborts_are_refused(wire: Wire, body: object) -> None:
+async def test_malformed_aborts_are_refused(wire: Wire, body: object) -> None:
     response = await wire.post(body, "/abort")
     assert (response.status_code, error_code(response)) == (400, "INVALID_REQUEST")
 
 
 @pytest.mark.parametrize("wait", ["-1", "61", "nan", "inf", "long"])
-async def test_bad_waits_are_refused(wire: Wire, wait: str) -> None:
+async def test_invalid_wait_times_are_refused(wire: Wire, wait: str) -> None:
     response = await wire.http.get(f"{wire.server.url}/receive?wait={wait}", headers=wire.headers)
     assert (response.status_code, error_code(response)) == (400, "INVALID_REQUEST")
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/send"), ("GET", "/receive"), ("POST", "/abort")])
-async def test_a_session_is_needed(wire: Wire, method: str, path: str) -> None:
+async def test_the_plain_routes_need_a_session(wire: Wire, method: str, path: str) -> None:
     url = wire.server.url + path
     response = await wire.http.request(method, url, json={} if method == "POST" else None)
     assert (response.status_code, error_code(response)) == (400, "SESSION_REQUIRED")
@@ -225,12 +214,12 @@ async def test_delete_ends_a_long_poll(wire: Wire) -> None:
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(poll)
-        await wire.tool("echo", text="a turn")
+        await wire.call_tool("echo", text="the poll has begun when this call is answered")
         await wire.delete()
     assert (responses[0].status_code, error_code(responses[0])) == (404, "SESSION_NOT_FOUND")
 
 
-async def test_initialize_is_not_sent_here(wire: Wire) -> None:
+async def test_send_refuses_initialize(wire: Wire) -> None:
     params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "w", "version": "1"}}
     response = await send(wire, wire.request("initialize", params))
     assert (response.status_code, error_code(response)) == (400, "INVALID_REQUEST")

@@ -1,4 +1,4 @@
-"""The handshake: revisions, batches, negotiating anew, and the checks on every request."""
+"""The handshake: revisions, batches, renegotiation, and the checks of every request."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import anyio
 import httpx
 import pytest
 
-from tests.integration.conftest import LATEST, STATELESS, Server, StartServer, Wire, error_code, text_of, wire_to
+from tests.integration.server_process import LOWLEVEL, Server, StartServer
+from tests.integration.waiting import DEADLINE_SECONDS
+from tests.integration.wire import LATEST, STATELESS, Wire, answer_text, error_code, open_wire
 
 pytestmark = pytest.mark.anyio
 
@@ -24,18 +26,18 @@ def server(start_server: StartServer) -> Generator[Server]:
 
 @pytest.fixture(scope="module")
 def lowlevel(start_server: StartServer) -> Generator[Server]:
-    with start_server("lowlevel") as server:
+    with start_server(LOWLEVEL) as server:
         yield server
 
 
 @pytest.fixture
 async def wire(server: Server) -> AsyncGenerator[Wire]:
-    async with wire_to(server) as wire:
+    async with open_wire(server) as wire:
         yield wire
 
 
 @pytest.mark.parametrize("version", REVISIONS)
-async def test_every_revision_of_the_handshake_era_is_spoken(wire: Wire, version: str) -> None:
+async def test_every_revision_of_the_handshake_era_is_served(wire: Wire, version: str) -> None:
     response = await wire.initialize(version)
     assert response.headers["Content-Type"] == "application/json"
     result = response.json()["result"]
@@ -43,9 +45,9 @@ async def test_every_revision_of_the_handshake_era_is_spoken(wire: Wire, version
     assert result["serverInfo"]["name"] == "everything"
     session_id = response.headers["Mcp-Session-Id"]
     assert len(session_id) == 43
-    await wire.open(version)
-    assert await wire.tool("echo", text="ä") == "ä"
-    assert await wire.tool("whoami") != wire.session_id
+    await wire.open_session(version)
+    assert await wire.call_tool("echo", text="ä") == "ä"
+    assert await wire.call_tool("whoami") != wire.session_id
 
 
 @pytest.mark.parametrize("version", ["1999-01-01", "2099-01-01", STATELESS, "nonsense"])
@@ -55,19 +57,19 @@ async def test_an_unknown_revision_is_answered_with_the_latest(wire: Wire, versi
     assert response.headers["Mcp-Session-Id"]
 
 
-async def test_the_first_request_may_come_before_initialized(wire: Wire) -> None:
+async def test_a_request_may_come_before_initialized(wire: Wire) -> None:
     response = await wire.initialize()
     wire.headers = {"Mcp-Session-Id": response.headers["Mcp-Session-Id"]}
     assert (await wire.post(wire.request("ping"))).json()["result"] == {}
 
 
-async def test_every_session_has_an_id_of_its_own(wire: Wire) -> None:
+async def test_every_session_has_its_own_id(wire: Wire) -> None:
     ids = {(await wire.initialize()).headers["Mcp-Session-Id"] for _ in range(20)}
     assert len(ids) == 20
 
 
 @pytest.mark.parametrize("params", [None, {}, {"protocolVersion": LATEST}, {"protocolVersion": 7}])
-async def test_a_bad_initialize_makes_no_session(wire: Wire, params: object) -> None:
+async def test_an_invalid_initialize_creates_no_session(wire: Wire, params: object) -> None:
     before = await wire.metric("mcp_tornado_sessions_created_total")
     response = await wire.post(wire.request("initialize", params))
     assert "error" in response.json()
@@ -75,13 +77,13 @@ async def test_a_bad_initialize_makes_no_session(wire: Wire, params: object) -> 
     assert await wire.metric("mcp_tornado_sessions_created_total") == before
 
 
-# ---------------------------------------------------------------- negotiating anew
+# ---------------------------------------------------------------- renegotiation
 
 
-async def test_initialize_on_a_live_session_negotiates_anew(wire: Wire) -> None:
-    await wire.open("2025-06-18")
+async def test_initialize_on_a_live_session_renegotiates_it(wire: Wire) -> None:
+    await wire.open_session("2025-06-18")
     before = await wire.metric("mcp_tornado_sessions_created_total")
-    key = await wire.tool("whoami")
+    key = await wire.call_tool("whoami")
     response = await wire.initialize("2025-11-25")
     assert response.status_code == 200
     assert response.json()["result"]["protocolVersion"] == "2025-11-25"
@@ -91,40 +93,40 @@ async def test_initialize_on_a_live_session_negotiates_anew(wire: Wire) -> None:
     await wire.post({"jsonrpc": "2.0", "method": "notifications/initialized"})
     shown = (await wire.http.get(f"{wire.server.url}/session", headers=wire.headers)).json()
     assert shown["initialized"] is True
-    assert await wire.tool("whoami") == key
-    async with wire.stream(wire.call("wait_at", gate="anew")) as events:
-        first = await events.next()
+    assert await wire.call_tool("whoami") == key
+    async with wire.post_stream(wire.tool_request("wait_at", gate="renegotiated")) as events:
+        first = await events.next_frame()
         assert first is not None
-        assert first.is_priming, "streams are those of the new revision"
-        await wire.tool("open_gate", gate="anew")
-        await events.rest()
+        assert first.is_priming, "streams must follow the new revision"
+        await wire.call_tool("open_gate", gate="renegotiated")
+        await events.read_to_end()
 
 
-async def test_new_capabilities_hold_after_negotiating_anew(wire: Wire) -> None:
-    await wire.open()
-    refused = (await wire.post(wire.call("greet"))).json()
+async def test_new_capabilities_apply_after_renegotiation(wire: Wire) -> None:
+    await wire.open_session()
+    refused = (await wire.post(wire.tool_request("greet"))).json()
     assert "error" in refused or refused["result"]["isError"]
     response = await wire.initialize(capabilities={"elicitation": {}})
     assert response.status_code == 200
-    async with wire.stream(wire.call("greet")) as events:
-        question = await events.message()
+    async with wire.post_stream(wire.tool_request("greet")) as events:
+        question = await events.next_message()
         assert question["method"] == "elicitation/create"
         answer = {"action": "accept", "content": {"name": "Ada"}}
         await wire.post({"jsonrpc": "2.0", "id": question["id"], "result": answer})
-        assert text_of(await events.message()) == "Hello Ada"
+        assert answer_text(await events.next_message()) == "Hello Ada"
 
 
-async def test_negotiating_anew_does_not_end_a_running_call(wire: Wire) -> None:
-    await wire.open()
-    async with wire.stream(wire.call("wait_at", gate="survivor")) as events:
-        assert await events.next()
+async def test_renegotiation_does_not_end_a_running_call(wire: Wire) -> None:
+    await wire.open_session()
+    async with wire.post_stream(wire.tool_request("wait_at", gate="survivor")) as events:
+        assert await events.next_frame()
         assert (await wire.initialize()).status_code == 200
-        await wire.tool("open_gate", gate="survivor")
-        assert text_of((await events.rest())[-1].message) == "through survivor"
+        await wire.call_tool("open_gate", gate="survivor")
+        assert answer_text((await events.read_to_end())[-1].message) == "through survivor"
 
 
 async def test_initialize_with_a_dead_id_is_refused(wire: Wire) -> None:
-    await wire.open()
+    await wire.open_session()
     await wire.delete()
     response = await wire.initialize()
     assert response.status_code == 404
@@ -137,59 +139,59 @@ async def test_initialize_with_a_dead_id_is_refused(wire: Wire) -> None:
 # ---------------------------------------------------------------- batches
 
 
-async def test_a_batch_is_answered_where_the_revision_has_batches(wire: Wire) -> None:
-    await wire.open("2025-03-26")
+async def test_a_batch_is_answered_if_the_revision_has_batches(wire: Wire) -> None:
+    await wire.open_session("2025-03-26")
     batch = [
-        wire.call("echo", text="one", id="a"),
+        wire.tool_request("echo", text="one", id="a"),
         {"jsonrpc": "2.0", "method": "notifications/roots/list_changed"},
         wire.request("nonesuch", id="b"),
-        wire.call("add", a=1, b=2, id="c"),
+        wire.tool_request("add", a=1, b=2, id="c"),
     ]
     response = await wire.post(batch)
     assert response.headers["Content-Type"] == "application/json"
     answers = {answer["id"]: answer for answer in response.json()}
     assert answers.keys() == {"a", "b", "c"}
-    assert text_of(answers["a"]) == "one"
+    assert answer_text(answers["a"]) == "one"
     assert answers["b"]["error"]["code"] == -32601
-    assert text_of(answers["c"]) == "3"
+    assert answer_text(answers["c"]) == "3"
 
 
 async def test_a_batch_of_one_is_answered_with_a_list(wire: Wire) -> None:
-    await wire.open("2025-03-26")
+    await wire.open_session("2025-03-26")
     assert [answer["id"] for answer in (await wire.post([wire.request("ping", id=3)])).json()] == [3]
 
 
 async def test_a_batch_of_notifications_is_accepted(wire: Wire) -> None:
-    await wire.open("2025-03-26")
+    await wire.open_session("2025-03-26")
     response = await wire.post([{"jsonrpc": "2.0", "method": "notifications/roots/list_changed"}] * 2)
     assert (response.status_code, response.content) == (202, b"")
 
 
-async def test_a_batch_that_talks_is_answered_on_one_stream(wire: Wire) -> None:
-    await wire.open("2025-03-26")
+async def test_a_batch_whose_calls_send_messages_is_answered_on_one_stream(wire: Wire) -> None:
+    await wire.open_session("2025-03-26")
     batch = [
-        wire.call("logs", number=2, id="a"),
-        wire.call("wait_at", gate="batch", id="b"),
-        wire.call("echo", text="c", id="c"),
+        wire.tool_request("logs", number=2, id="a"),
+        wire.tool_request("wait_at", gate="batch", id="b"),
+        wire.tool_request("echo", text="c", id="c"),
     ]
-    async with wire.stream(batch) as events:
-        assert await events.message()
-        await wire.tool("open_gate", gate="batch")
-        messages = [frame.message for frame in await events.rest()]
+    async with wire.post_stream(batch) as events:
+        assert await events.next_message()
+        await wire.call_tool("open_gate", gate="batch")
+        messages = [frame.message for frame in await events.read_to_end()]
     assert {message["id"] for message in messages if "id" in message} == {"a", "b", "c"}
     assert messages[-1]["id"] == "b"
 
 
 @pytest.mark.parametrize("version", ["2024-11-05", "2025-06-18", "2025-11-25"])
-async def test_batches_are_refused_elsewhere(wire: Wire, version: str) -> None:
-    await wire.open(version)
+async def test_batches_are_refused_if_the_revision_has_none(wire: Wire, version: str) -> None:
+    await wire.open_session(version)
     response = await wire.post([wire.request("ping")])
     assert response.status_code == 400
     assert error_code(response) == "INVALID_REQUEST"
 
 
-async def test_bad_batches_are_refused_whole(wire: Wire) -> None:
-    await wire.open("2025-03-26")
+async def test_an_invalid_message_in_a_batch_refuses_the_whole_batch(wire: Wire) -> None:
+    await wire.open_session("2025-03-26")
     initialize = wire.request("initialize", {"protocolVersion": LATEST, "capabilities": {}, "clientInfo": {}})
     for batch in ([], [initialize], [wire.request("ping"), "nonsense"]):
         response = await wire.post(batch)
@@ -197,11 +199,11 @@ async def test_bad_batches_are_refused_whole(wire: Wire) -> None:
         assert error_code(response) == "INVALID_REQUEST"
 
 
-# ---------------------------------------------------------------- the checks on every request
+# ---------------------------------------------------------------- the checks of every request
 
 
 async def test_messages_without_a_session_are_refused(wire: Wire) -> None:
-    response = await wire.post(wire.call("echo", text="x"))
+    response = await wire.post(wire.tool_request("echo", text="x"))
     assert response.status_code == 400
     assert error_code(response) == "SESSION_REQUIRED"
 
@@ -213,8 +215,8 @@ async def test_malformed_ids_are_refused(wire: Wire, session_id: str) -> None:
     assert error_code(response) == "SESSION_ID_MALFORMED"
 
 
-async def test_bodies_that_are_no_messages_are_refused(wire: Wire) -> None:
-    await wire.open()
+async def test_bodies_that_are_not_messages_are_refused(wire: Wire) -> None:
+    await wire.open_session()
     headers = {**wire.headers, "Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
     for body, code in (
         (b"{", "PARSE_ERROR"),
@@ -239,16 +241,16 @@ async def test_bodies_that_are_no_messages_are_refused(wire: Wire) -> None:
         ("MCP-Protocol-Version", "1999-01-01", 400, "UNSUPPORTED_PROTOCOL_VERSION"),
     ],
 )
-async def test_headers_that_are_wrong_are_refused(wire: Wire, name: str, value: str, status: int, code: str) -> None:
-    await wire.open()
+async def test_invalid_headers_are_refused(wire: Wire, name: str, value: str, status: int, code: str) -> None:
+    await wire.open_session()
     response = await wire.post(wire.request("ping"), **{name: value})
     assert (response.status_code, error_code(response)) == (status, code)
     assert (await wire.post(wire.request("ping"))).status_code == 200
 
 
 async def test_a_body_that_is_too_large_is_refused(wire: Wire) -> None:
-    await wire.open()
-    response = await wire.post(wire.call("echo", text="x" * 200_000))
+    await wire.open_session()
+    response = await wire.post(wire.tool_request("echo", text="x" * 200_000))
     assert (response.status_code, error_code(response)) == (413, "PAYLOAD_TOO_LARGE")
 
     async def chunks() -> AsyncGenerator[bytes]:
@@ -258,11 +260,11 @@ async def test_a_body_that_is_too_large_is_refused(wire: Wire) -> None:
     headers = {**wire.headers, "Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
     response = await wire.http.post(wire.server.url, content=chunks(), headers=headers)
     assert (response.status_code, error_code(response)) == (413, "PAYLOAD_TOO_LARGE")
-    assert await wire.tool("echo", text="fine") == "fine"
+    assert await wire.call_tool("echo", text="fine") == "fine"
 
 
 @pytest.mark.parametrize("path", ["/mcp", "/mcp/session", "/mcp/send", "/mcp/receive", "/mcp/abort", "/healthz"])
-async def test_other_methods_are_refused_with_what_is_allowed(wire: Wire, path: str) -> None:
+async def test_other_methods_are_refused_with_the_allowed_ones(wire: Wire, path: str) -> None:
     response = await wire.http.request("PATCH", wire.server.origin + path)
     assert response.status_code == 405
     assert error_code(response) == "METHOD_NOT_ALLOWED"
@@ -271,7 +273,7 @@ async def test_other_methods_are_refused_with_what_is_allowed(wire: Wire, path: 
 
 @pytest.mark.parametrize("path", ["/mcp/", "/mcp/session/", "/healthz/", "/readyz/", "/metrics/"])
 async def test_a_trailing_slash_makes_no_difference(wire: Wire, path: str) -> None:
-    await wire.open()
+    await wire.open_session()
     headers = {**wire.headers, "Accept": "text/event-stream"}
     async with wire.http.stream("GET", wire.server.origin + path, headers=headers) as response:
         assert response.status_code == 200
@@ -300,10 +302,10 @@ async def test_preflights_are_answered(wire: Wire) -> None:
 
 @pytest.mark.parametrize("refusal", ["Mcp-Session-Id: dead", "Origin: https://evil.example"])
 async def test_a_connection_outlives_a_request_that_is_refused_early(wire: Wire, refusal: str) -> None:
-    """A refusal may come before the body: either the connection goes on, or the answer says that it closes.
+    """A refusal may come before the body. Then the connection stays usable, or the answer announces that it closes.
 
-    Else a client that sends its next request on the connection, or is still sending this one's body, sees a
-    broken connection instead of an answer.
+    Otherwise a client that sends its next request, or is still sending the body, would see a broken connection instead
+    of an answer.
     """
     url = urlsplit(wire.server.url)
     body = b'{"jsonrpc": "2.0", "id": 1, "method": "ping"}'
@@ -315,16 +317,16 @@ async def test_a_connection_outlives_a_request_that_is_refused_early(wire: Wire,
     async with await anyio.connect_tcp(url.hostname or "", url.port or 0) as stream:
         await stream.send(head)
         answer = b""
-        with anyio.move_on_after(1):  # a server that waits for the body says nothing yet
+        with anyio.move_on_after(1):  # a server that waits for the body sends nothing yet
             answer = await stream.receive()
         await stream.send(body)
         if not answer:
-            with anyio.fail_after(30):
+            with anyio.fail_after(DEADLINE_SECONDS):
                 answer = await stream.receive()
         assert answer.startswith(b"HTTP/1.1 40"), answer
         if b"connection: close" not in answer.lower():
             await stream.send(health)
-            with anyio.fail_after(30):
+            with anyio.fail_after(DEADLINE_SECONDS):
                 assert (await stream.receive()).startswith(b"HTTP/1.1 200")
 
 
@@ -339,7 +341,7 @@ async def test_a_session_without_a_handshake(wire: Wire) -> None:
     created = response.json()
     assert (created["protocolVersion"], created["initialized"]) == (LATEST, True)
     assert created["createdAt"].endswith("Z")
-    assert await wire.tool("echo", text="ready at once") == "ready at once"
+    assert await wire.call_tool("echo", text="x") == "x"
     shown = await wire.http.get(f"{wire.server.url}/session", headers=wire.headers)
     assert shown.status_code == 200
     assert wire.session_id not in shown.text
@@ -348,7 +350,7 @@ async def test_a_session_without_a_handshake(wire: Wire) -> None:
     assert error_code(await wire.post(wire.request("ping"))) == "SESSION_NOT_FOUND"
 
 
-async def test_what_a_session_is_made_with(wire: Wire) -> None:
+async def test_a_session_without_a_handshake_can_have_a_revision_and_capabilities(wire: Wire) -> None:
     body = {
         "protocolVersion": "2025-06-18",
         "capabilities": {"elicitation": {}},
@@ -359,17 +361,17 @@ async def test_what_a_session_is_made_with(wire: Wire) -> None:
     assert created["protocolVersion"] == "2025-06-18"
     assert (created["client"]["name"], created["client"]["version"]) == ("Ada's", "3")
     wire.headers = {"Mcp-Session-Id": response.headers["Mcp-Session-Id"]}
-    async with wire.stream(wire.call("greet")) as events:
-        question = await events.message()
+    async with wire.post_stream(wire.tool_request("greet")) as events:
+        question = await events.next_message()
         await wire.post({"jsonrpc": "2.0", "id": question["id"], "result": {"action": "decline"}})
-        assert text_of(await events.message()) == "no name: decline"
+        assert answer_text(await events.next_message()) == "no name: decline"
 
 
 @pytest.mark.parametrize(
     "body",
     [[], {"protocolVersion": "2026-07-28"}, {"capabilities": 3}, {"clientInfo": {}}, {"nonesuch": 1}, "text"],
 )
-async def test_bad_values_make_no_session(wire: Wire, body: object) -> None:
+async def test_invalid_values_create_no_session(wire: Wire, body: object) -> None:
     response = await wire.http.post(f"{wire.server.url}/session", json=body)
     assert (response.status_code, error_code(response)) == (400, "INVALID_REQUEST")
     assert "Mcp-Session-Id" not in response.headers
@@ -378,13 +380,13 @@ async def test_bad_values_make_no_session(wire: Wire, body: object) -> None:
 # ---------------------------------------------------------------- a low-level server
 
 
-async def test_negotiating_anew_clears_the_journal(lowlevel: Server) -> None:
-    async with wire_to(lowlevel) as wire:
-        await wire.open()
+async def test_renegotiation_clears_the_journal(lowlevel: Server) -> None:
+    async with open_wire(lowlevel) as wire:
+        await wire.open_session()
         subscribed = await wire.post(wire.request("resources/subscribe", {"uri": "memo://a"}))
         assert subscribed.json()["result"] == {}
         shown = (await wire.http.get(f"{lowlevel.url}/session", headers=wire.headers)).json()
         assert "journal" not in shown
         assert "state" not in shown
-        assert await wire.tool("first", x=1) == "{'x': 1}"
+        assert await wire.call_tool("first", x=1) == "{'x': 1}"
         assert isinstance(await wire.initialize(), httpx.Response)

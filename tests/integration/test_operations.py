@@ -1,4 +1,4 @@
-"""What operators see: logs, metrics, health."""
+"""Logs, metrics and probes for operators."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Generator
 
 import pytest
 
-from tests.integration.conftest import Server, StartServer, Wire, until, wire_to
+from tests.integration.server_process import Server, StartServer
+from tests.integration.waiting import wait_until
+from tests.integration.wire import Wire, open_wire
 
 pytestmark = pytest.mark.anyio
 
@@ -32,20 +34,20 @@ def server(start_server: StartServer) -> Generator[Server]:
         yield server
 
 
-async def exercise(wire: Wire) -> str:
-    """Do something of everything, and return the session's key."""
-    await wire.open(capabilities={"elicitation": {}})
-    key = await wire.tool("whoami")
-    await wire.tool("logs", number=2)
-    await wire.tool("change")
-    async with wire.listen() as events:
-        assert await events.message()
-    async with wire.listen("nonsense") as events:
-        await events.rest()
+async def use_every_feature(wire: Wire) -> str:
+    """Use every route, with valid and invalid requests, and return the session's key."""
+    await wire.open_session(capabilities={"elicitation": {}})
+    key = await wire.call_tool("whoami")
+    await wire.call_tool("logs", number=2)
+    await wire.call_tool("change")
+    async with wire.get_stream() as events:
+        assert await events.next_message()
+    async with wire.get_stream("nonsense") as events:
+        await events.read_to_end()
     for path in ("/session", "/receive?wait=0"):
         assert (await wire.http.get(wire.server.url + path, headers=wire.headers)).status_code == 200
-    await wire.post(wire.call("crash"))
-    await wire.post(wire.call("nonesuch"))
+    await wire.post(wire.tool_request("crash"))
+    await wire.post(wire.tool_request("nonesuch"))
     await wire.post({"requestId": 1}, "/abort")
     await wire.post("nonsense")
     await wire.post(wire.request("ping"), Mcp_Session_Id=wire.session_id + "x")
@@ -54,45 +56,45 @@ async def exercise(wire: Wire) -> str:
     return key
 
 
-async def test_logs_never_hold_an_id_or_a_whole_key(server: Server) -> None:
-    async with wire_to(server) as wire:
-        key = await exercise(wire)
+async def test_logs_and_metrics_contain_no_session_id_and_no_whole_key(server: Server) -> None:
+    async with open_wire(server) as wire:
+        key = await use_every_feature(wire)
         session_id = wire.session_id
-        made = await wire.http.post(f"{server.url}/session")
-        await server.line("session.terminated", session=key[:8])
-        text = "".join(server.texts)
+        created = await wire.http.post(f"{server.url}/session")
+        await server.wait_until_logged("session.terminated", session=key[:8])
+        text = "".join(server.raw_log_lines)
         assert key[:8] in text
-        for secret in (session_id, made.headers["Mcp-Session-Id"], key):
-            # Not even most of it.
+        for secret in (session_id, created.headers["Mcp-Session-Id"], key):
+            # Not even the larger part of a secret may be logged.
             assert secret[:20] not in text
             assert secret[-20:] not in text
-        metrics = (await wire.http.get(f"{server.origin}/metrics")).text
+        metrics = await wire.metrics_text()
         assert session_id not in metrics
         assert key[:8] not in metrics
 
 
-async def test_every_line_is_json_and_events_say_whose(server: Server) -> None:
-    async with wire_to(server) as wire:
-        key = await exercise(wire)
-        await server.line("session.rejected", reason="unknown")
-        await server.line("session.terminated", session=key[:8])
-        for line in server.lines:
+async def test_every_log_line_is_json_and_events_name_their_session(server: Server) -> None:
+    async with open_wire(server) as wire:
+        key = await use_every_feature(wire)
+        await server.wait_until_logged("session.rejected", reason="unknown")
+        await server.wait_until_logged("session.terminated", session=key[:8])
+        for line in server.log_lines:
             assert {"event", "level", "timestamp", "logger"} <= line.keys()
         for name in ("session.created", "session.validated", "session.terminated"):
-            line = await server.line(name, session=key[:8])
+            line = await server.wait_until_logged(name, session=key[:8])
             assert line["request_id"]
             assert line["client"]
-        rejected = server.events("session.rejected")
+        rejected = server.log_lines_of("session.rejected")
         assert {line["level"] for line in rejected} == {"warning"}
         assert all(line["reason"] for line in rejected)
-        finished = await server.line("cleanup.finished")
+        finished = await server.wait_until_logged("cleanup.finished")
         assert {"removed", "seconds"} <= finished.keys()
 
 
-async def test_the_metrics_have_their_names(server: Server) -> None:
-    async with wire_to(server) as wire:
-        await exercise(wire)
-        await server.line("cleanup.finished")
+async def test_all_metrics_exist(server: Server) -> None:
+    async with open_wire(server) as wire:
+        await use_every_feature(wire)
+        await server.wait_until_logged("cleanup.finished")
         response = await wire.http.get(f"{server.origin}/metrics")
         assert response.headers["Content-Type"].startswith("text/plain")
         names = {re.split(r"[{ ]", line)[0] for line in response.text.splitlines() if not line.startswith("#")}
@@ -102,57 +104,57 @@ async def test_the_metrics_have_their_names(server: Server) -> None:
         )
 
 
-async def test_clients_cannot_make_labels_at_will(server: Server) -> None:
-    async with wire_to(server) as wire:
-        await wire.open()
+async def test_clients_cannot_create_labels(server: Server) -> None:
+    async with open_wire(server) as wire:
+        await wire.open_session()
         for index in range(20):
-            await wire.post(wire.call(f"invented-{index}"))
+            await wire.post(wire.tool_request(f"invented-{index}"))
             await wire.http.get(f"{server.origin}/invented/{index}")
             await wire.http.request(f"INVENT{index}", server.url)
-        text = (await wire.http.get(f"{server.origin}/metrics")).text
+        text = await wire.metrics_text()
         assert "invent" not in text.lower()
         assert 'mcp_tornado_tool_calls_total{outcome="error",tool="other"}' in text
 
 
 async def test_tool_calls_are_counted_by_outcome(server: Server) -> None:
-    async with wire_to(server) as wire:
-        await wire.open()
+    async with open_wire(server) as wire:
+        await wire.open_session()
 
         async def count(tool: str, outcome: str) -> float:
-            text = (await wire.http.get(f"{server.origin}/metrics")).text
+            text = await wire.metrics_text()
             found = re.search(rf'tool_calls_total{{outcome="{outcome}",tool="{tool}"}} (\S+)', text)
             return float(found[1]) if found else 0
 
         before = await count("add", "ok")
-        assert await wire.tool("add", a=1, b=1) == "2"
+        assert await wire.call_tool("add", a=1, b=1) == "2"
         assert await count("add", "ok") == before + 1
-        await wire.post(wire.call("add", a="x", b="y"))
+        await wire.post(wire.tool_request("add", a="x", b="y"))
         assert await count("add", "error") >= 1
 
 
-async def test_streams_and_sessions_are_gauged(server: Server) -> None:
-    async with wire_to(server) as wire:
-        await wire.open()
+async def test_gauges_count_streams_and_sessions(server: Server) -> None:
+    async with open_wire(server) as wire:
+        await wire.open_session()
 
         async def gauge(kind: str) -> float:
-            text = (await wire.http.get(f"{server.origin}/metrics")).text
+            text = await wire.metrics_text()
             found = re.search(rf'streams_active{{kind="{kind}"}} (\S+)', text)
             return float(found[1]) if found else 0
 
         active = await wire.metric("mcp_tornado_sessions_active")
-        async with wire.listen(), wire.listen(path="/receive", Accept="text/event-stream"):
+        async with wire.get_stream(), wire.get_stream(path="/receive", Accept="text/event-stream"):
             assert (await gauge("standalone"), await gauge("receive")) == (1, 1)
 
-        async def closed() -> bool:
+        async def are_closed() -> bool:
             return (await gauge("standalone"), await gauge("receive")) == (0, 0)
 
-        await until(closed)
+        await wait_until(are_closed, "both streams are closed")
         await wire.delete()
         assert await wire.metric("mcp_tornado_sessions_active") == active - 1
 
 
-async def test_probes_call_by_address(server: Server) -> None:
-    async with wire_to(server) as wire:
+async def test_probes_may_use_an_address_as_host(server: Server) -> None:
+    async with open_wire(server) as wire:
         for path in ("/healthz", "/readyz"):
             response = await wire.http.get(server.origin + path, headers={"Host": "10.1.2.3:8000"})
             assert response.status_code == 200

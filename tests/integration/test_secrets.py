@@ -1,8 +1,7 @@
-"""A password in a store's URL reaches no log, no error and no listing of the settings, whatever goes wrong."""
+"""The password in a store's URL appears in no log, no error and no listing of the settings."""
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Generator
 from pathlib import Path
@@ -12,13 +11,14 @@ import pytest
 from mcp_tornado.sessions import system_clock
 from mcp_tornado.settings import describe, load_settings
 from mcp_tornado.stores.plugins import StorePluginError, open_store
-from tests.conftest import DID_NOT_RUN
-from tests.integration.conftest import DEADLINE, Server, command, environment, error_code, until, wire_to
-from tests.integration.test_durable import free_port, running
+from tests.integration.server_process import EVERYTHING, Server, command, environment
+from tests.integration.stores import run_redis
+from tests.integration.waiting import DEADLINE_SECONDS, wait_until
+from tests.integration.wire import error_code, open_wire
 
 PASSWORD = "hunter2"
 
-OUT_OF_REACH = {
+UNREACHABLE = {
     "redis": "redis://user:hunter2@127.0.0.1:1/0",
     "redis, password alone": "redis://:hunter2@127.0.0.1:1/0",
     "redis, password as a parameter": "redis://127.0.0.1:1/0?password=hunter2",
@@ -27,7 +27,7 @@ OUT_OF_REACH = {
     "mongodb+srv": "mongodb+srv://user:hunter2@nowhere.invalid/db",
 }
 
-NO_GOOD = [
+INVALID = [
     "redis://user:hunter2@host:port/0",
     "redis://user:hunter2@host:99999/0",
     "redis://user:hunter2@host/database",
@@ -51,9 +51,9 @@ NO_GOOD = [
 ]
 
 
-@pytest.mark.parametrize("url", NO_GOOD)
+@pytest.mark.parametrize("url", INVALID)
 @pytest.mark.anyio
-async def test_a_url_that_is_no_good_is_refused_without_its_password(url: str, anyio_backend: str) -> None:
+async def test_the_refusal_of_an_invalid_url_does_not_show_its_password(url: str, anyio_backend: str) -> None:
     with pytest.raises(StorePluginError) as caught:
         open_store(url, {}, system_clock)
     assert PASSWORD not in str(caught.value)
@@ -62,7 +62,7 @@ async def test_a_url_that_is_no_good_is_refused_without_its_password(url: str, a
 
 
 @pytest.mark.parametrize("scheme", ["memory", "sqlite", "redis", "mongodb"])
-def test_options_that_are_no_good_are_refused_by_name_and_not_by_value(scheme: str, tmp_path: Path) -> None:
+def test_the_refusal_of_an_unknown_option_shows_its_name_and_not_its_value(scheme: str, tmp_path: Path) -> None:
     url = {"memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/x.db"}.get(scheme, f"{scheme}://host")
     with pytest.raises(StorePluginError) as caught:
         open_store(url, {"passwrd": PASSWORD}, system_clock)
@@ -70,8 +70,8 @@ def test_options_that_are_no_good_are_refused_by_name_and_not_by_value(scheme: s
     assert "passwrd" in str(caught.value)
 
 
-def test_a_store_out_of_reach_stops_the_start_without_its_password(tmp_path: Path) -> None:
-    """All at once: each takes the seconds that it waits for an answer."""
+def test_the_start_fails_without_the_password_if_the_store_is_unreachable(tmp_path: Path) -> None:
+    """All stores in parallel, because each takes the seconds of its timeout."""
     starts = {
         name: subprocess.Popen(
             command("serve", "--port", "0"),
@@ -81,9 +81,13 @@ def test_a_store_out_of_reach_stops_the_start_without_its_password(tmp_path: Pat
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for name, url in OUT_OF_REACH.items()
+        for name, url in UNREACHABLE.items()
     }
-    outputs = {name: start.communicate(timeout=2 * DEADLINE)[0] for name, start in starts.items()}
+    try:
+        outputs = {name: start.communicate(timeout=2 * DEADLINE_SECONDS)[0] for name, start in starts.items()}
+    finally:
+        for start in starts.values():
+            start.kill()
     for name, output in outputs.items():
         assert starts[name].returncode == 1, output
         assert PASSWORD not in output
@@ -93,22 +97,18 @@ def test_a_store_out_of_reach_stops_the_start_without_its_password(tmp_path: Pat
         assert name.partition(",")[0].partition("+")[0].removesuffix("s") in last.lower()
 
 
-@pytest.mark.parametrize("url", OUT_OF_REACH.values())
-def test_the_settings_are_listed_without_the_password(url: str) -> None:
+@pytest.mark.parametrize("url", UNREACHABLE.values())
+def test_the_listing_of_the_settings_does_not_show_the_password(url: str) -> None:
     assert PASSWORD not in str(describe(load_settings(overrides={"sessions.store": url})))
 
 
 @pytest.fixture
 def redis_port(tmp_path: Path) -> Generator[int]:
-    if shutil.which("redis-server") is None:
-        pytest.skip(f"{DID_NOT_RUN}redis-server is not installed (Debian: apt-get install redis-server)")
-    port = free_port()
-    options = ("--requirepass", PASSWORD, "--save", "", "--appendonly", "no", "--dir", tmp_path)
-    with running(port, "redis-server", "--port", str(port), *options):
-        yield port
+    with run_redis(tmp_path, "--requirepass", PASSWORD, "--appendonly", "no") as server:
+        yield server.port
 
 
-def test_a_wrong_password_stops_the_start_and_says_so(redis_port: int, tmp_path: Path) -> None:
+def test_the_start_fails_with_a_message_if_the_password_is_wrong(redis_port: int, tmp_path: Path) -> None:
     wrong = f"redis://:not-{PASSWORD}@127.0.0.1:{redis_port}/0"
     started = subprocess.run(
         command("serve", "--port", "0", "--store", wrong),
@@ -116,7 +116,7 @@ def test_a_wrong_password_stops_the_start_and_says_so(redis_port: int, tmp_path:
         env=environment({}),
         capture_output=True,
         text=True,
-        timeout=DEADLINE,
+        timeout=DEADLINE_SECONDS,
         check=False,
     )
     assert started.returncode == 1
@@ -125,32 +125,32 @@ def test_a_wrong_password_stops_the_start_and_says_so(redis_port: int, tmp_path:
 
 
 @pytest.mark.anyio
-async def test_a_store_that_fails_while_serving_tells_no_password(redis_port: int, tmp_path: Path) -> None:
+async def test_a_store_that_fails_later_does_not_reveal_the_password(redis_port: int, tmp_path: Path) -> None:
     url = f"redis://:{PASSWORD}@127.0.0.1:{redis_port}/0"
-    server = Server("server", tmp_path, {"SESSIONS__STORE": url, "LOG__LEVEL": "DEBUG"})
+    server = Server(EVERYTHING, tmp_path, {"SESSIONS__STORE": url, "LOG__LEVEL": "DEBUG"})
     try:
-        async with wire_to(server) as wire:
-            await wire.open()
+        async with open_wire(server) as wire:
+            await wire.open_session()
             subprocess.run(
                 ["redis-cli", "-p", str(redis_port), "-a", PASSWORD, "shutdown", "nosave"],
                 capture_output=True,
                 check=True,
             )
 
-            async def refused() -> bool:
-                answer = await wire.post(wire.call("echo", text="x"))
+            async def is_refused() -> bool:
+                answer = await wire.post(wire.tool_request("echo", text="x"))
                 assert PASSWORD not in answer.text
                 return answer.status_code == 503 and error_code(answer) == "STORE_UNAVAILABLE"
 
-            await until(refused)
+            await wait_until(is_refused, "a call is refused because of the store")
             ready = await wire.http.get(f"{server.origin}/readyz")
             assert ready.status_code == 503
             alive = await wire.http.get(f"{server.origin}/healthz")
             assert alive.status_code == 200
-        await server.line("store.error")
-        server.signal()
-        assert await server.exit_code() == 0
-        assert PASSWORD not in "".join(server.texts)
-        assert "Traceback" not in "".join(server.texts)
+        await server.wait_until_logged("store.error")
+        server.send_signal()
+        assert await server.wait_for_exit() == 0
+        assert PASSWORD not in "".join(server.raw_log_lines)
+        assert "Traceback" not in "".join(server.raw_log_lines)
     finally:
         server.close()

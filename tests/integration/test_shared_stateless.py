@@ -1,4 +1,4 @@
-"""What processes on one store share in the stateless era: the keys of `requestState`, and subscriptions."""
+"""Processes on one store share the keys of `requestState` and the subscriptions of the stateless era."""
 
 from __future__ import annotations
 
@@ -14,19 +14,27 @@ import pytest
 from mcp_tornado.hosting.request_state import KEPT_KEY
 from mcp_tornado.sessions import EventLog, system_clock
 from mcp_tornado.stores.plugins import open_store
-from tests.integration.conftest import EVERYTHING, Events, Server, Wire, command, environment, wire_to
-from tests.integration.test_stateless import acknowledged, call, envelope, headers
+from tests.integration.server_process import EVERYTHING, Server, app_name, command, environment
+from tests.integration.stateless_era import (
+    ELICITATION_CAPABILITY,
+    envelope,
+    post_tool_call,
+    read_acknowledgement,
+    stateless_headers,
+)
+from tests.integration.stores import sqlite_url
+from tests.integration.wire import EventStream, Wire, open_wire
 
 pytestmark = pytest.mark.anyio
 
 KEYS: Final = ["the first of the keys, 32 and more", "the second of them, as long as that"]
-APPS: Final = {"MCPServer": f"{EVERYTHING}:server", "FastMCP": f"{Path(__file__).with_name('asking.py')}:fast"}
+APPS: Final = {"MCPServer": EVERYTHING, "FastMCP": app_name("fastmcp_rounds")}
 
 
 @contextmanager
-def processes(directory: Path, *settings: dict[str, object], app: str = APPS["MCPServer"]) -> Generator[list[Server]]:
-    """Start processes on one SQLite file, all at once."""
-    store = ["--store", url_in(directory)]
+def run_processes(directory: Path, *settings: dict[str, object], app: str = EVERYTHING) -> Generator[list[Server]]:
+    """Run a process for each of the settings, all on one SQLite file."""
+    store = ["--store", sqlite_url(directory)]
     servers = [Server(app, directory, {"LOG__LEVEL": "DEBUG", **more}, store) for more in settings]
     try:
         assert all(server.url for server in servers)
@@ -38,22 +46,17 @@ def processes(directory: Path, *settings: dict[str, object], app: str = APPS["MC
             server.close()
 
 
-def url_in(directory: Path) -> str:
-    return f"sqlite:///{directory / 'sessions.db'}"
-
-
-def given(*keys: str) -> dict[str, object]:
+def key_settings(*keys: str) -> dict[str, object]:
     return {"SESSIONS__REQUEST_STATE_KEYS": json.dumps(keys)}
 
 
-# ---------------------------------------------------------------- rounds
+# ---------------------------------------------------------------- several rounds of a call
 
 
-async def ask(wire: Wire) -> dict[str, Any]:
-    """Make the first round of a call, and return the request of the second."""
-    meta = envelope(**{"io.modelcontextprotocol/clientCapabilities": {"elicitation": {"form": {}}}})
-    message = wire.call("greet", meta=meta)
-    first = (await wire.post(message, **headers("tools/call", "greet"))).json()["result"]
+async def send_first_round(wire: Wire) -> dict[str, Any]:
+    """Send the first round of a call, and return the request of the second."""
+    message = wire.tool_request("greet", meta=envelope(**ELICITATION_CAPABILITY))
+    first = (await wire.post(message, **stateless_headers("tools/call", "greet"))).json()["result"]
     assert first["resultType"] == "input_required"
     (key,) = first["inputRequests"]
     answers = {key: {"action": "accept", "content": {"name": "Ada"}}}
@@ -61,97 +64,103 @@ async def ask(wire: Wire) -> dict[str, Any]:
     return {**message, "params": params}
 
 
-async def answered(wire: Wire, second: dict[str, Any]) -> str:
-    """Make the second round, and return the text of the result, or the message of the error."""
-    body = (await wire.post(second, **headers("tools/call", "greet"))).json()
+async def send_second_round(wire: Wire, second: dict[str, Any]) -> str:
+    """Send the second round, and return the text of its result or the message of its error."""
+    body = (await wire.post(second, **stateless_headers("tools/call", "greet"))).json()
     return body["error"]["message"] if "error" in body else body["result"]["content"][0]["text"]
 
 
 @pytest.mark.parametrize("app", APPS)
-@pytest.mark.parametrize("settings", [{}, given(*KEYS)], ids=["a key from the store", "keys from the settings"])
+@pytest.mark.parametrize("settings", [{}, key_settings(*KEYS)], ids=["a key from the store", "keys from the settings"])
 async def test_the_second_round_may_go_to_the_other_process(
     tmp_path: Path, app: str, settings: dict[str, object]
 ) -> None:
-    with processes(tmp_path, settings, settings, app=APPS[app]) as (first, second):
-        async with wire_to(first) as here, wire_to(second) as there:
-            assert await answered(there, await ask(here)) == "Hello Ada"
-            assert await answered(here, await ask(there)) == "Hello Ada"
-            broken = await ask(here)
+    with run_processes(tmp_path, settings, settings, app=APPS[app]) as (first, second):
+        async with open_wire(first) as here, open_wire(second) as there:
+            assert await send_second_round(there, await send_first_round(here)) == "Hello Ada"
+            assert await send_second_round(here, await send_first_round(there)) == "Hello Ada"
+            broken = await send_first_round(here)
             broken["params"]["requestState"] += "A"
-            assert await answered(there, broken) == "Invalid or expired requestState"
+            assert await send_second_round(there, broken) == "Invalid or expired requestState"
 
 
-async def test_keys_can_be_exchanged_one_process_after_the_other(tmp_path: Path) -> None:
+async def test_keys_can_be_rotated_one_process_after_the_other(tmp_path: Path) -> None:
     old, new = KEYS
-    with processes(tmp_path, given(old), given(new, old), given(new)) as servers:
-        async with wire_to(servers[0]) as before, wire_to(servers[1]) as during, wire_to(servers[2]) as after:
-            assert await answered(during, await ask(before)) == "Hello Ada"
-            assert await answered(after, await ask(during)) == "Hello Ada"
-            assert await answered(after, await ask(before)) == "Invalid or expired requestState"
+    with run_processes(tmp_path, key_settings(old), key_settings(new, old), key_settings(new)) as servers:
+        async with open_wire(servers[0]) as before, open_wire(servers[1]) as during, open_wire(servers[2]) as after:
+            assert await send_second_round(during, await send_first_round(before)) == "Hello Ada"
+            assert await send_second_round(after, await send_first_round(during)) == "Hello Ada"
+            assert await send_second_round(after, await send_first_round(before)) == "Invalid or expired requestState"
 
 
-async def test_a_key_of_the_store_outlives_the_process(tmp_path: Path) -> None:
-    killed = Server(APPS["MCPServer"], tmp_path, {}, ["--store", url_in(tmp_path)])
+async def test_a_key_in_the_store_outlives_the_process(tmp_path: Path) -> None:
+    killed = Server(EVERYTHING, tmp_path, {}, ["--store", sqlite_url(tmp_path)])
     try:
-        async with wire_to(killed) as wire:
-            second = await ask(wire)
+        async with open_wire(killed) as wire:
+            second = await send_first_round(wire)
     finally:
         killed.kill()
-    with processes(tmp_path, {}) as (again,):
-        async with wire_to(again) as wire:
-            assert await answered(wire, second) == "Hello Ada"
+    with run_processes(tmp_path, {}) as (again,):
+        async with open_wire(again) as wire:
+            assert await send_second_round(wire, second) == "Hello Ada"
 
 
 async def test_keys_are_neither_logged_nor_listed(tmp_path: Path) -> None:
-    with processes(tmp_path, {}, given(*KEYS)) as servers:
-        async with wire_to(servers[0]) as here, wire_to(servers[1]) as there:
-            await answered(there, await ask(here))
-        async with open_store(url_in(tmp_path), {}, system_clock) as store:
+    with run_processes(tmp_path, {}, key_settings(*KEYS)) as servers:
+        async with open_wire(servers[0]) as here, open_wire(servers[1]) as there:
+            await send_second_round(there, await send_first_round(here))
+        async with open_store(sqlite_url(tmp_path), {}, system_clock) as store:
             assert isinstance(store, EventLog)
             (event,) = await store.read(KEPT_KEY, None)
     assert event.message is not None
     listed = subprocess.run(
-        command("config"), cwd=tmp_path, env=environment(given(*KEYS)), capture_output=True, text=True, check=True
+        command("config"),
+        cwd=tmp_path,
+        env=environment(key_settings(*KEYS)),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "sessions.request_state_keys" in listed.stdout
-    told = "".join([*servers[0].texts, *servers[1].texts, listed.stdout, listed.stderr])
-    assert not any(key in told for key in (*KEYS, event.message["key"]))
+    output = "".join([*servers[0].raw_log_lines, *servers[1].raw_log_lines, listed.stdout, listed.stderr])
+    assert not any(key in output for key in (*KEYS, event.message["key"]))
 
 
 # ---------------------------------------------------------------- subscriptions
 
 
 @asynccontextmanager
-async def listening(wire: Wire) -> AsyncGenerator[Events]:
+async def subscribe(wire: Wire) -> AsyncGenerator[EventStream]:
     wanted = {"toolsListChanged": True, "promptsListChanged": True, "resourceSubscriptions": ["memo://a", "memo://b"]}
     request = wire.request("subscriptions/listen", {"notifications": wanted, "_meta": envelope()}, id="L")
-    async with wire.stream(request, **headers("subscriptions/listen")) as events:
-        assert await acknowledged(events) == wanted
+    async with wire.post_stream(request, **stateless_headers("subscriptions/listen")) as events:
+        assert await read_acknowledgement(events) == wanted
         yield events
 
 
-async def next_of(events: Events) -> str:
-    message = await events.message()
+async def next_notification(events: EventStream) -> str:
+    """Return the resource that the next notification names, else its method without `notifications/`."""
+    message = await events.next_message()
     assert message["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"] == "L"
     return message["params"].get("uri") or message["method"].removeprefix("notifications/")
 
 
-async def test_who_listens_at_one_process_hears_what_another_publishes(tmp_path: Path) -> None:
+async def test_a_subscription_gets_changes_that_another_process_publishes(tmp_path: Path) -> None:
     lists = ["tools/list_changed", "prompts/list_changed"]
-    with processes(tmp_path, {}, {}) as (first, second):
+    with run_processes(tmp_path, {}, {}) as (first, second):
         async with (
-            wire_to(first) as here,
-            wire_to(second) as there,
-            listening(here) as heard_here,
-            listening(there) as heard_there,
+            open_wire(first) as here,
+            open_wire(second) as there,
+            subscribe(here) as events_here,
+            subscribe(there) as events_there,
         ):
-            await call(here, "publish", uri="memo://nobody's")
-            await call(here, "publish", uri="memo://a")
+            await post_tool_call(here, "publish", uri="memo://unwatched")
+            await post_tool_call(here, "publish", uri="memo://a")
             expected = [*lists, *lists, "memo://a"]
-            assert [await next_of(heard_there) for _ in expected] == expected
-            # What came from elsewhere is told nobody again: it would be heard before this.
-            await call(there, "publish", uri="memo://b")
+            assert [await next_notification(events_there) for _ in expected] == expected
+            # A process does not publish again what came from another: that would arrive before this.
+            await post_tool_call(there, "publish", uri="memo://b")
             expected = [*lists, "memo://b"]
-            assert [await next_of(heard_there) for _ in expected] == expected
+            assert [await next_notification(events_there) for _ in expected] == expected
             expected = [*lists, *lists, "memo://a", *expected]
-            assert [await next_of(heard_here) for _ in expected] == expected
+            assert [await next_notification(events_here) for _ in expected] == expected

@@ -1,4 +1,4 @@
-// The client of the official TypeScript SDK v1: `client_v1.mjs URL` prints what it got, as one JSON object.
+// The client of the official TypeScript SDK v1: `client_v1.mjs URL` prints its results as one JSON object.
 
 import { Client } from "@modelcontextprotocol/sdk/client/index.js";
 import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js";
@@ -10,11 +10,11 @@ import {
   ToolListChangedNotificationSchema,
 } from "@modelcontextprotocol/sdk/types.js";
 
-import { everywhere, inSession, newTold } from "./tour.mjs";
+import { useFeatures, useSession, newReceived } from "./features.mjs";
 
 const [url] = process.argv.slice(2);
-const got = {};
-const told = newTold();
+const results = {};
+const received = newReceived();
 
 const client = new Client(
   { name: "typescript-v1", version: "1" },
@@ -26,12 +26,12 @@ client.setRequestHandler(CreateMessageRequestSchema, () => ({
   content: { type: "text", text: "ho ho" },
   model: "oracle",
 }));
-client.setNotificationHandler(LoggingMessageNotificationSchema, ({ params }) => told.logs.push(params.data));
-client.setNotificationHandler(ToolListChangedNotificationSchema, () => told.changes.put("tools"));
-client.setNotificationHandler(ResourceUpdatedNotificationSchema, ({ params }) => told.changes.put(params.uri));
+client.setNotificationHandler(LoggingMessageNotificationSchema, ({ params }) => received.logs.push(params.data));
+client.setNotificationHandler(ToolListChangedNotificationSchema, () => received.changes.put("tools"));
+client.setNotificationHandler(ResourceUpdatedNotificationSchema, ({ params }) => received.changes.put(params.uri));
 
 async function call(name, args = {}) {
-  const onprogress = ({ progress: done, total, message }) => told.progress.push([done, total, message]);
+  const onprogress = ({ progress: done, total, message }) => received.progress.push([done, total, message]);
   const result = await client.callTool({ name, arguments: args }, undefined, { onprogress });
   if (result.isError) throw new Error(JSON.stringify(result));
   return result.structuredContent;
@@ -39,9 +39,9 @@ async function call(name, args = {}) {
 
 const transport = new StreamableHTTPClientTransport(new URL(url));
 await client.connect(transport);
-got.revision = transport.protocolVersion;
-Object.assign(got, await everywhere(client, call, told), await inSession(client, call, told));
+results.revision = transport.protocolVersion;
+Object.assign(results, await useFeatures(client, call, received), await useSession(client, call, received));
 
 await transport.terminateSession();
 await client.close();
-console.log(JSON.stringify(got));
+console.log(JSON.stringify(results));

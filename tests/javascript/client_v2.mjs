@@ -1,14 +1,14 @@
-// The client of the official TypeScript SDK v2: `client_v2.mjs MODE URL` prints what it got, as one JSON object.
+// The client of the official TypeScript SDK v2: `client_v2.mjs MODE URL` prints its results as one JSON object.
 
 import { randomUUID } from "node:crypto";
 
 import { Client, StreamableHTTPClientTransport } from "@modelcontextprotocol/client";
 
-import { everywhere, inSession, newTold } from "./tour.mjs";
+import { useFeatures, useSession, newReceived } from "./features.mjs";
 
 const [mode, url] = process.argv.slice(2);
-const got = {};
-const told = newTold();
+const results = {};
+const received = newReceived();
 
 const client = new Client(
   { name: "typescript-v2", version: "1" },
@@ -23,13 +23,13 @@ client.setRequestHandler("sampling/createMessage", () => ({
   content: { type: "text", text: "ho ho" },
   model: "oracle",
 }));
-client.setNotificationHandler("notifications/message", ({ params }) => void told.logs.push(params.data));
-client.setNotificationHandler("notifications/tools/list_changed", () => told.changes.put("tools"));
-client.setNotificationHandler("notifications/resources/updated", ({ params }) => told.changes.put(params.uri));
+client.setNotificationHandler("notifications/message", ({ params }) => void received.logs.push(params.data));
+client.setNotificationHandler("notifications/tools/list_changed", () => received.changes.put("tools"));
+client.setNotificationHandler("notifications/resources/updated", ({ params }) => received.changes.put(params.uri));
 
 async function call(name, args = {}) {
-  const onprogress = ({ progress: done, total, message }) => told.progress.push([done, total, message]);
-  // In the stateless era, a request says for itself what it wants to be logged.
+  const onprogress = ({ progress: done, total, message }) => received.progress.push([done, total, message]);
+  // In the stateless era, each request sets its logging level.
   const _meta = mode === "legacy" ? undefined : { "io.modelcontextprotocol/logLevel": "info" };
   const result = await client.callTool({ name, arguments: args, _meta }, { onprogress });
   if (result.isError) throw new Error(JSON.stringify(result));
@@ -38,21 +38,21 @@ async function call(name, args = {}) {
 
 const transport = new StreamableHTTPClientTransport(new URL(url));
 await client.connect(transport);
-got.revision = client.getNegotiatedProtocolVersion();
-Object.assign(got, await everywhere(client, call, told));
+results.revision = client.getNegotiatedProtocolVersion();
+Object.assign(results, await useFeatures(client, call, received));
 if (mode === "legacy") {
-  Object.assign(got, await inSession(client, call, told));
+  Object.assign(results, await useSession(client, call, received));
 } else {
   const author = randomUUID();
   const mine = `memo://${author}/notes`;
-  const heard = new Set();
+  const notified = new Set();
   const subscription = await client.listen({ toolsListChanged: true, resourceSubscriptions: [mine] });
   await call("publish", { author });
-  while (!heard.has(mine)) heard.add(await told.changes.next());
-  got.heard = [...heard].map((what) => (what === mine ? "mine" : what)).sort();
+  while (!notified.has(mine)) notified.add(await received.changes.next());
+  results.notified = [...notified].map((change) => (change === mine ? "mine" : change)).sort();
   await subscription.close();
 }
 
 await transport.terminateSession();
 await client.close();
-console.log(JSON.stringify(got));
+console.log(JSON.stringify(results));

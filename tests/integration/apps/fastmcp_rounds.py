@@ -1,14 +1,14 @@
-"""A FastMCP server that asks in several rounds."""
+"""A FastMCP server with a tool that takes two rounds of a request."""
 
 # No `from __future__ import annotations`: FastMCP resolves the annotations of tools at run time.
 
 import mcp_types as types
 from fastmcp import Context, FastMCP
 
-fast = FastMCP("asking")
+server = FastMCP("rounds")
 
 
-@fast.tool
+@server.tool
 async def greet(ctx: Context) -> str | types.InputRequiredResult:
     """Ask for a name, then greet."""
     if ctx.request_state is None:

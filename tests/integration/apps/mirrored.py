@@ -1,4 +1,4 @@
-"""What the tests of headers serve: tools whose arguments are mirrored in headers, and names that no header can hold."""
+"""A low-level server whose tools mirror arguments in headers, and whose names contain non-ASCII characters."""
 
 # No `from __future__ import annotations`: the SDK resolves the annotations of tools at run time.
 
@@ -7,8 +7,8 @@ from typing import Any
 import mcp_types as types
 from mcp.server.lowlevel.server import Server
 
-ODD = "grüß Gott"
-"""Names a tool, a prompt and, as a URI, a resource."""
+NON_ASCII_NAME = "grüß Gott"
+"""The name of a tool, of a prompt and, in its URI, of a resource."""
 
 
 def mirrored(kind: str, header: str) -> dict[str, str]:
@@ -23,10 +23,10 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "place": {"type": "object", "properties": {"city": mirrored("string", "City")}},
         "text": {"type": "string"},
     },
-    # What clients are to leave out of their lists: numbers cannot be mirrored.
+    # Clients ignore such a tool: an argument of type `number` cannot be mirrored.
     "badly_annotated": {"ratio": mirrored("number", "Ratio")},
     "revision": {},
-    ODD: {},
+    NON_ASCII_NAME: {},
 }
 
 

@@ -1,4 +1,4 @@
-"""What must not happen, and that it did."""
+"""The guarantees that the suite checks, and violations of them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Final
 
 from tests.chaos.records import Exchange
 
-LIVE_LIMIT: Final = 8.0
-"""Undisturbed seconds in which what happens elsewhere reaches whoever waits for it."""
+DELIVERY_LIMIT_SECONDS: Final = 8.0
+"""Undisturbed time within which an event of one process reaches a waiting reader at another process."""
 
 
 class Row(StrEnum):
-    """What must not happen."""
+    """A row of the verdict: a kind of violation."""
 
     SESSIONS_LOST = "sessions lost"
     STATE_LOST = "acknowledged state changes lost"
@@ -27,15 +27,15 @@ class Row(StrEnum):
     REPLIES_LOST = "acknowledged replies of clients lost"
     CANCELLATIONS_LOST = "acknowledged cancellations lost"
     STATE_TWICE = "state changes made twice"
-    RESURRECTED = "ended sessions that came back"
+    RESURRECTED = "ended sessions that were served again"
     INTERNAL = "internal errors"
-    NOT_SPREAD = "sessions that one process served alone"
+    NOT_SPREAD = "sessions served by one process only"
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """Something that must not happen, and the records that show it."""
+class Violation:
+    """A guarantee that was broken, and the records that prove it."""
 
     row: Row
-    what: str
-    shown_by: Sequence[Exchange] = ()
+    description: str
+    evidence: Sequence[Exchange] = ()

@@ -1,4 +1,4 @@
-"""What the tests of state serve: the same tools on an `MCPServer`, a low-level `Server` and a FastMCP server."""
+"""Tools that use `mcp_tornado.state`, on an `MCPServer`, a low-level `Server` and a FastMCP server."""
 
 # No `from __future__ import annotations`: tools' annotations are resolved at run time.
 
@@ -18,19 +18,19 @@ from mcp.server.mcpserver import MCPServer
 from mcp_tornado import state
 
 
-def count(data: dict[str, Any]) -> None:
+def increment(data: dict[str, Any]) -> None:
     data["n"] = data.get("n", 0) + 1
 
 
-# ---------------------------------------------------------------- in the session
+# ---------------------------------------------------------------- state of the session
 
 
 async def bump() -> int:
-    return (await state.current().update(count))["n"]
+    return (await state.current().update(increment))["n"]
 
 
 def bump_plain() -> int:
-    return state.current().update_sync(count)["n"]
+    return state.current().update_sync(increment)["n"]
 
 
 async def peek() -> int:
@@ -45,7 +45,7 @@ async def snapshot() -> int:
     return state.current().data.get("n", 0)
 
 
-# ---------------------------------------------------------------- behind a handle
+# ---------------------------------------------------------------- state with a handle
 
 
 async def start() -> str:
@@ -61,18 +61,18 @@ def start_plain() -> str:
 
 
 async def bump_at(handle: str) -> int:
-    return (await (await state.open(handle)).update(count))["n"]
+    return (await (await state.open(handle)).update(increment))["n"]
 
 
 def bump_at_plain(handle: str) -> int:
-    return state.open_sync(handle).update_sync(count)["n"]
+    return state.open_sync(handle).update_sync(increment)["n"]
 
 
 ERRORS = (state.NoSession, state.StateNotFound)
 
 
-def in_words(tool: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a coroutine function answer in words where there is no state."""
+def return_errors(tool: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a coroutine function return the text of an error of the state."""
 
     @wraps(tool)
     async def answer(*arguments: Any, **named: Any) -> str:
@@ -84,8 +84,8 @@ def in_words(tool: Callable[..., Any]) -> Callable[..., Any]:
     return answer
 
 
-def plain_in_words(tool: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a plain function answer in words where there is no state."""
+def return_errors_sync(tool: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a plain function return the text of an error of the state."""
 
     @wraps(tool)
     def answer(*arguments: Any, **named: Any) -> str:
@@ -97,88 +97,89 @@ def plain_in_words(tool: Callable[..., Any]) -> Callable[..., Any]:
     return answer
 
 
-ASYNC = [in_words(tool) for tool in (bump, peek, snapshot, start, bump_at)]
-PLAIN = [plain_in_words(tool) for tool in (bump_plain, peek_plain, start_plain, bump_at_plain)]
+ASYNC_TOOLS = [return_errors(tool) for tool in (bump, peek, snapshot, start, bump_at)]
+PLAIN_TOOLS = [return_errors_sync(tool) for tool in (bump_plain, peek_plain, start_plain, bump_at_plain)]
 
 # ---------------------------------------------------------------- the servers
 
 server = MCPServer("stateful")
-for function in (*ASYNC, *PLAIN):
+for function in (*ASYNC_TOOLS, *PLAIN_TOOLS):
     server.tool(structured_output=False)(function)
 
 
 async def list_tools(ctx: Any, params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
     return types.ListToolsResult(
-        tools=[types.Tool(name=tool.__name__, input_schema={"type": "object"}) for tool in ASYNC]
+        tools=[types.Tool(name=tool.__name__, input_schema={"type": "object"}) for tool in ASYNC_TOOLS]
     )
 
 
 async def call_tool(ctx: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
-    (tool,) = [tool for tool in ASYNC if tool.__name__ == params.name]
+    (tool,) = [tool for tool in ASYNC_TOOLS if tool.__name__ == params.name]
     return types.CallToolResult(content=[types.TextContent(type="text", text=await tool(**(params.arguments or {})))])
 
 
 lowlevel = Server("stateful", on_list_tools=list_tools, on_call_tool=call_tool)
 
-lifespans: dict[str, list[str]] = {"entered": []}
+running_lifespans: list[str] = []
 
 
 def lifespan(name: str) -> Any:
     @asynccontextmanager
-    async def entered(_: FastMCP) -> AsyncGenerator[dict[str, str]]:
-        lifespans["entered"].append(name)
+    async def run(_: FastMCP) -> AsyncGenerator[dict[str, str]]:
+        running_lifespans.append(name)
         yield {"opened by": name}
-        lifespans["entered"].remove(name)
+        running_lifespans.remove(name)
 
-    return entered
-
-
-watched: list[str] = []
+    return run
 
 
-class Watch(Middleware):
-    """Notes each message with the transport by which it is said to have come."""
+recorded_messages: list[str] = []
+
+
+class MessageRecorder(Middleware):
+    """Records each message and the transport that FastMCP reports for it."""
 
     async def on_message(self, context: Any, call_next: Any) -> Any:
-        watched.append(f"{context.method} {context.fastmcp_context.transport}")
+        recorded_messages.append(f"{context.method} {context.fastmcp_context.transport}")
         return await call_next(context)
 
 
-fast = FastMCP("stateful", lifespan=lifespan("outer"), middleware=[Watch()])
+fast = FastMCP("stateful", lifespan=lifespan("outer"), middleware=[MessageRecorder()])
 mounted = FastMCP("mounted", lifespan=lifespan("inner"))
 fast.mount(mounted, namespace="inner")
-for function in (*ASYNC, *PLAIN):
+for function in (*ASYNC_TOOLS, *PLAIN_TOOLS):
     fast.tool(output_schema=None)(function)
 mounted.tool(output_schema=None)(bump)
 
 
 @fast.tool(output_schema=None)
-async def lifespans_entered(ctx: Context) -> str:
-    return f"{', '.join(lifespans['entered'])}; {ctx.lifespan_context}"
+async def lifespans(ctx: Context) -> str:
+    return f"{', '.join(running_lifespans)}; {ctx.lifespan_context}"
 
 
 @fast.tool(output_schema=None)
-async def http(ctx: Context) -> str:
+async def http_request(ctx: Context) -> str:
+    """Return the transport and the header `Marker`, from the SDK's request and from FastMCP's."""
     request = ctx.request_context.request if ctx.request_context is not None else None
-    shown = request.headers["marker"] if request is not None else None
-    return f"{ctx.transport} {shown} {get_http_headers()['marker']}"
+    marker = request.headers["marker"] if request is not None else None
+    return f"{ctx.transport} {marker} {get_http_headers()['marker']}"
 
 
-seen: list[str] = []
+last_message: list[str] = []
 
 
-async def see(ctx: Any, call_next: Any) -> Any:
-    """Note the last message, as a middleware of the SDK's; its transport and request are FastMCP's business."""
-    seen[:] = [f"{ctx.method} {_current_transport.get()} {get_http_headers().get('marker')}"]
+async def record_last_message(ctx: Any, call_next: Any) -> Any:
+    """Record a message, with the transport and the headers that FastMCP reports to a middleware of the SDK."""
+    last_message[:] = [f"{ctx.method} {_current_transport.get()} {get_http_headers().get('marker')}"]
     return await call_next(ctx)
 
 
-fast._mcp_server.middleware.insert(0, see)
+fast._mcp_server.middleware.insert(0, record_last_message)
 
 
 @fast.tool(output_schema=None)
-async def seen_by_middleware() -> str:
-    return seen[0]
+async def message_in_middleware() -> str:
+    return last_message[0]
 
 
 @fast.tool(output_schema=None)
@@ -192,4 +193,4 @@ async def hide(component: str, ctx: Context) -> str:
 
 @fast.tool(output_schema=None)
 async def messages() -> str:
-    return ", ".join(watched)
+    return ", ".join(recorded_messages)

@@ -1,4 +1,4 @@
-"""A FastMCP server with all that FastMCP keeps for its clients, and servers mounted in it."""
+"""A FastMCP server that uses every kind of state that FastMCP keeps for its clients, with mounted servers."""
 
 # No `from __future__ import annotations`: tools' annotations are resolved at run time.
 
@@ -18,13 +18,17 @@ from key_value.aio.stores.memory import MemoryStore
 
 from mcp_tornado import state
 
+WAIT_SECONDS = 60
+"""How long a tool waits for a file."""
 
-class Greeter(Middleware):
-    """Keeps who shook hands, in which session, and which level was set; hands something to the tool."""
+
+class StateMiddleware(Middleware):
+    """Stores the client of the handshake and the logging level, and passes values to the called tool."""
 
     async def on_initialize(self, context: Any, call_next: Any) -> Any:
         ctx = context.fastmcp_context
-        await ctx.set_state("greeted", {"name": context.message.params.client_info.name, "in": ctx.session_id})
+        client = {"name": context.message.params.client_info.name, "session": ctx.session_id}
+        await ctx.set_state("client", client)
         return await call_next(context)
 
     async def on_message(self, context: Any, call_next: Any) -> Any:
@@ -34,7 +38,7 @@ class Greeter(Middleware):
 
     async def on_call_tool(self, context: Any, call_next: Any) -> Any:
         await context.fastmcp_context.set_state("called", context.message.name, serializable=False)
-        if context.message.name == "handed_on":
+        if context.message.name == "middleware_values":
             await context.fastmcp_context.set_state("by middleware", os.getpid())
         return await call_next(context)
 
@@ -45,16 +49,16 @@ async def lifespan(_: FastMCP) -> AsyncGenerator[dict[str, str]]:
 
 
 async def put(key: str, value: Any, ctx: Context) -> int:
-    """Keep something; returns which process does."""
+    """Store a value and return the process id."""
     await ctx.set_state(key, value)
     return os.getpid()
 
 
-async def look(key: str, ctx: Context) -> Any:
+async def get(key: str, ctx: Context) -> Any:
     return {"value": await ctx.get_state(key)}
 
 
-async def drop(key: str, ctx: Context) -> None:
+async def delete(key: str, ctx: Context) -> None:
     await ctx.delete_state(key)
 
 
@@ -71,14 +75,14 @@ async def show(component: str, ctx: Context) -> str:
     return "shown"
 
 
-KEEPING = (put, look, drop, hide, show)
+STATE_TOOLS = (put, get, delete, hide, show)
 
-fast = FastMCP("fast", middleware=[Greeter()], lifespan=lifespan)
+fast = FastMCP("fast", middleware=[StateMiddleware()], lifespan=lifespan)
 named, nested, *unnamed = FastMCP("named"), FastMCP("nested"), FastMCP(), FastMCP()
 late = FastMCP("late")
-own = FastMCP("own", session_state_store=MemoryStore())
-for server in (fast, named, nested, *unnamed, late, own):
-    for tool in KEEPING:
+own_store = FastMCP("own", session_state_store=MemoryStore())
+for server in (fast, named, nested, *unnamed, late, own_store):
+    for tool in STATE_TOOLS:
         server.tool(tool)
 fast.mount(named, namespace="named")
 named.mount(nested, namespace="nested")
@@ -87,7 +91,7 @@ for number, server in enumerate(unnamed):
 fast.add_provider(SessionProvider())
 
 fast.tool(lambda: "once", name="twice")
-fast.tool(lambda: "twice", name="twice")  # of which FastMCP warns while the file is imported
+fast.tool(lambda: "twice", name="twice")  # FastMCP logs a warning for this while the file is imported
 
 
 @fast.tool
@@ -103,7 +107,7 @@ async def hide_both(first: str, second: str, ctx: Context) -> str:
 
 
 @fast.tool
-async def handed_on(ctx: Context) -> str:
+async def middleware_values(ctx: Context) -> str:
     return f"{await ctx.get_state('called')} {await ctx.get_state('by middleware') == os.getpid()}"
 
 
@@ -119,41 +123,43 @@ async def mount_late() -> str:
 
 
 @fast.tool
-async def grow(name: str, ctx: Context) -> str:
+async def add_tool(name: str, ctx: Context) -> str:
     fast.tool(lambda: name, name=name)
     await ctx.send_notification(types.ToolListChangedNotification())
-    return "grown"
+    return "added"
 
 
 @fast.tool
-async def beside(ctx: Context) -> Any:
-    """Keep something both ways, and look at what the one sees and does of the other."""
+async def both_states(ctx: Context) -> Any:
+    """Store a value in FastMCP's state and in mcp-tornado's, clear the latter, and return what each holds."""
     await ctx.set_state("n", 1)
     await state.current().update(lambda data: data.update(n=2))
-    seen = await state.current().read()
+    before = await state.current().read()
     await state.current().update(dict.clear)
-    return {"seen": seen, "fastmcp": await ctx.get_state("n"), "ours": await state.current().read()}
+    return {"before": before, "fastmcp": await ctx.get_state("n"), "ours": await state.current().read()}
 
 
 @fast.tool
-async def put_later(begun: str, go_on: str, ctx: Context) -> str:
-    Path(begun).touch()
-    while not Path(go_on).exists():
-        await asyncio.sleep(0.02)
+async def put_on_request(started: str, proceed: str, ctx: Context) -> str:
+    """Create the file `started`, wait for the file `proceed`, and store a value."""
+    Path(started).touch()
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not Path(proceed).exists():
+            await asyncio.sleep(0.02)
     await ctx.set_state("late", 1)
     return "put"
 
 
 @fast.tool
 async def note(session_id: SessionId, text: str) -> Any:
-    """Note something in a session of FastMCP's own."""
+    """Add a note to a session of FastMCP's own kind, which the tool gets by its id."""
     session = await get_session(session_id)
     await session.set("notes", [*(await session.get("notes", [])), text])
     return {"notes": await session.get("notes"), "by": os.getpid()}
 
 
 @fast.tool
-async def say(text: str, ctx: Context) -> None:
+async def log(text: str, ctx: Context) -> None:
     await ctx.debug(f"debug {text}")
     await ctx.info(f"info {text}")
     await ctx.warning(f"warning {text}", extra={"pid": os.getpid()})
@@ -166,7 +172,7 @@ async def ask(ctx: Context) -> str:
 
 
 @fast.tool
-async def steps(ctx: Context) -> dict[str, str]:
+async def report_steps(ctx: Context) -> dict[str, str]:
     for step in range(3):
         await ctx.report_progress(step, 3)
     return ctx.lifespan_context
@@ -174,7 +180,7 @@ async def steps(ctx: Context) -> dict[str, str]:
 
 @fast.tool
 async def greet(ctx: Context) -> str | types.InputRequiredResult:
-    """Ask for a name as the stateless era does, then greet."""
+    """Ask for a name in the way of the stateless era, and return whether the second round is in another process."""
     if ctx.request_state is None:
         schema = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
         question = types.ElicitRequestFormParams(message="Who are you?", requested_schema=schema)

@@ -1,7 +1,7 @@
-"""What the integration tests serve: an `MCPServer` with something of everything, and a low-level `Server`.
+"""An `MCPServer` with tools, prompts, resources and completion of every kind.
 
-A tool that has to be caught running waits at a gate, which another call opens, and notes in the record what
-happened to it: no test needs to sleep.
+Some tools wait at a gate, which another call opens. They note what happens to them, and a test waits for the note
+instead of sleeping.
 """
 
 # No `from __future__ import annotations`: the SDK resolves the annotations of tools at run time.
@@ -16,7 +16,6 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import mcp_types as types
-from mcp.server.lowlevel.server import Server
 from mcp.server.mcpserver import (
     AcceptedElicitation,
     Context,
@@ -29,43 +28,53 @@ from mcp.server.mcpserver import (
     Sample,
 )
 from mcp.server.mcpserver.exceptions import ToolError
-from mcp.server.subscriptions import InMemorySubscriptionBus
 from mcp.shared.message import ServerMessageMetadata
 from pydantic import BaseModel
-from starlette.responses import PlainTextResponse
 
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
 
 
-class Record:
-    """Remembers what happened, and lets others wait for it."""
+WAIT_SECONDS = 60
+"""How long a tool waits at a gate or for a note."""
+THREAD_WAIT_SECONDS = 20
+"""The same for a tool that is a plain function."""
+
+
+class Notes:
+    """Notes of what has happened, for which calls can wait."""
 
     def __init__(self) -> None:
         self._notes: set[str] = set()
         self._all_open = False
         self._changed = asyncio.Condition()
 
-    async def note(self, what: str) -> None:
+    async def add(self, note: str) -> None:
         async with self._changed:
-            self._notes.add(what)
+            self._notes.add(note)
             self._changed.notify_all()
 
-    async def wait_for(self, what: str) -> None:
-        async with asyncio.timeout(60), self._changed:
-            await self._changed.wait_for(lambda: what in self._notes or (what.endswith(": open") and self._all_open))
+    async def wait_for(self, note: str) -> None:
+        """Wait for a note; `GATE: open` counts as present once all gates are open."""
+        try:
+            async with asyncio.timeout(WAIT_SECONDS), self._changed:
+                await self._changed.wait_for(
+                    lambda: note in self._notes or (note.endswith(": open") and self._all_open)
+                )
+        except TimeoutError:
+            raise ToolError(f"{note!r} was not noted within {WAIT_SECONDS} s") from None
 
-    async def open_all(self) -> None:
+    async def open_all_gates(self) -> None:
         async with self._changed:
             self._all_open = True
             self._changed.notify_all()
 
-    def holds(self, what: str) -> bool:
-        return what in self._notes
+    def __contains__(self, note: str) -> bool:
+        return note in self._notes
 
 
-record = Record()
+notes = Notes()
 thread_gates: defaultdict[str, threading.Event] = defaultdict(threading.Event)
 counts: defaultdict[str, int] = defaultdict(int)
 texts: dict[str, str] = {}
@@ -73,10 +82,10 @@ texts: dict[str, str] = {}
 
 @asynccontextmanager
 async def lifespan(_: MCPServer) -> AsyncGenerator[None]:
-    """Open all gates on SIGUSR1: while the server drains, no call can."""
+    """Open all gates on SIGUSR1: a draining server accepts no call that could open one."""
     loop = asyncio.get_running_loop()
     tasks: set[asyncio.Task[None]] = set()
-    loop.add_signal_handler(signal.SIGUSR1, lambda: tasks.add(loop.create_task(record.open_all())))
+    loop.add_signal_handler(signal.SIGUSR1, lambda: tasks.add(loop.create_task(notes.open_all_gates())))
     yield
     loop.remove_signal_handler(signal.SIGUSR1)
 
@@ -84,7 +93,7 @@ async def lifespan(_: MCPServer) -> AsyncGenerator[None]:
 server = MCPServer("everything", version="7", instructions="Have a bit of everything.", lifespan=lifespan)
 
 
-def session_of(ctx: Context) -> str:
+def session_key(ctx: Context) -> str:
     return (ctx.headers or {}).get("mcp-session-id", "none")
 
 
@@ -139,78 +148,81 @@ async def crash() -> str:
 
 @server.tool()
 async def whoami(ctx: Context) -> str:
-    return session_of(ctx)
+    return session_key(ctx)
 
 
 @server.tool()
 async def count(ctx: Context) -> int:
-    counts[session_of(ctx)] += 1
-    await asyncio.sleep(0)
-    return counts[session_of(ctx)]
+    counts[session_key(ctx)] += 1
+    await asyncio.sleep(0)  # lets other calls run between the increment and the read
+    return counts[session_key(ctx)]
 
 
 @server.tool()
 async def remember(text: str, ctx: Context) -> None:
-    texts[session_of(ctx)] = text
+    texts[session_key(ctx)] = text
 
 
 @server.tool()
 async def recall(ctx: Context) -> str:
-    return texts.get(session_of(ctx), "")
+    return texts.get(session_key(ctx), "")
 
 
 # ---------------------------------------------------------------- tools that wait
 
 
-def passed(gate: str) -> str:
+def passed_gate(gate: str) -> str:
     return f"through {gate.partition('@')[0]}"
 
 
 @server.tool()
 async def wait_at(gate: str, size: int = 0) -> str:
-    """Wait at a gate in silence."""
-    await record.note(f"{gate}: started")
+    """Wait at a gate and send nothing."""
+    await notes.add(f"{gate}: started")
     try:
-        await record.wait_for(f"{gate}: open")
+        await notes.wait_for(f"{gate}: open")
     except asyncio.CancelledError:
-        await asyncio.shield(record.note(f"{gate}: cancelled"))
+        await asyncio.shield(notes.add(f"{gate}: cancelled"))
         raise
-    await record.note(f"{gate}: finished")
-    return passed(gate) + "x" * size
+    await notes.add(f"{gate}: finished")
+    return passed_gate(gate) + "x" * size
 
 
 @server.tool()
 def wait_in_thread(gate: str) -> str:
-    """The same in a plain function, which nothing can interrupt."""
+    """Do the same in a plain function, which nothing can interrupt."""
     thread_gates[f"{gate}: started"].set()
-    assert thread_gates[gate].wait(20)
-    return passed(gate)
+    assert thread_gates[gate].wait(THREAD_WAIT_SECONDS), f"gate {gate} was not opened"
+    return passed_gate(gate)
 
 
 @server.tool()
 async def open_gate(gate: str) -> None:
     thread_gates[gate].set()
-    await record.note(f"{gate}: open")
+    await notes.add(f"{gate}: open")
 
 
 @server.tool()
-async def seen(what: str) -> str:
-    """Return once something is in the record."""
-    await record.wait_for(what)
-    return what
+async def wait_for_note(note: str) -> str:
+    """Return a note when it is present."""
+    await notes.wait_for(note)
+    return note
 
 
 @server.tool()
-async def holds(what: str) -> bool:
-    return record.holds(what)
+async def has_note(note: str) -> bool:
+    return note in notes
 
 
 @server.tool()
-async def thread_started(gate: str) -> bool:
-    return await asyncio.to_thread(thread_gates[f"{gate}: started"].wait, 20)
+async def wait_for_thread(gate: str) -> str:
+    """Return when `wait_in_thread` waits at the gate."""
+    if not await asyncio.to_thread(thread_gates[f"{gate}: started"].wait, THREAD_WAIT_SECONDS):
+        raise ToolError(f"no thread waits at {gate}")
+    return "started"
 
 
-# ---------------------------------------------------------------- tools that talk
+# ---------------------------------------------------------------- tools that send notifications
 
 
 @server.tool()
@@ -229,11 +241,11 @@ async def logs(ctx: Context, number: int, size: int = 0, first: int = 0) -> str:
 
 @server.tool()
 async def logs_then_wait(ctx: Context, gate: str, before: int, after: int, size: int = 0) -> str:
-    """Log, wait at the gate, log again."""
+    """Log, wait at a gate, log again."""
     for index in range(before):
         await ctx.info(f"{index}:" + "x" * size)
-    await record.note(f"{gate}: started")
-    await record.wait_for(f"{gate}: open")
+    await notes.add(f"{gate}: started")
+    await notes.wait_for(f"{gate}: open")
     for index in range(before, before + after):
         await ctx.info(f"{index}:")
     return "logged"
@@ -241,14 +253,14 @@ async def logs_then_wait(ctx: Context, gate: str, before: int, after: int, size:
 
 @server.tool()
 async def close_stream(ctx: Context, gate: str) -> str:
-    """Close the connection in the middle of the call, and go on once the gate is open."""
+    """Close the connection in the middle of the call, and continue when the gate is open."""
     await ctx.info("before")
     await ctx.close_sse_stream()
-    await record.note(f"{gate}: closed")
+    await notes.add(f"{gate}: closed")
     await ctx.info("while away")
-    await record.wait_for(f"{gate}: open")
+    await notes.wait_for(f"{gate}: open")
     await ctx.info("after")
-    return "closed and came back"
+    return "closed and resumed"
 
 
 @server.tool()
@@ -259,7 +271,7 @@ async def close_standalone(ctx: Context) -> str:
 
 @server.tool()
 async def change(ctx: Context, uri: str = "memo://changed") -> str:
-    """Say on the standalone stream that everything has changed."""
+    """Send a notification of every kind of change on the standalone stream."""
     await ctx.session.send_tool_list_changed()
     await ctx.session.send_prompt_list_changed()
     await ctx.session.send_resource_list_changed()
@@ -269,7 +281,7 @@ async def change(ctx: Context, uri: str = "memo://changed") -> str:
 
 @server.tool()
 async def publish(ctx: Context, uri: str = "memo://changed") -> str:
-    """Say the same to the subscriptions of the stateless era."""
+    """Publish the same changes to the subscriptions of the stateless era."""
     await ctx.notify_tools_changed()
     await ctx.notify_prompts_changed()
     await ctx.notify_resources_changed()
@@ -277,7 +289,7 @@ async def publish(ctx: Context, uri: str = "memo://changed") -> str:
     return "published"
 
 
-# ---------------------------------------------------------------- tools that ask
+# ---------------------------------------------------------------- tools that ask the client
 
 
 class Name(BaseModel):
@@ -299,7 +311,7 @@ async def _ask_roots() -> ListRoots:
 
 @server.tool()
 async def greet(name: Annotated[ElicitationResult[Name], Resolve(_ask_name)]) -> str:
-    """Ask in the way that works in both eras."""
+    """Ask for a name in the way that works in both eras."""
     return f"Hello {name.data.name}" if isinstance(name, AcceptedElicitation) else f"no name: {name.action}"
 
 
@@ -324,7 +336,7 @@ async def all_three(
 
 @server.tool()
 async def elicit(ctx: Context, times: int = 1) -> str:
-    """Ask in the handshake era's way, several questions at once."""
+    """Ask several questions at once, in the way of the handshake era."""
     answers = await asyncio.gather(*(ctx.elicit(f"question {index}", Name) for index in range(times)))
     return ", ".join(answer.data.name if answer.action == "accept" else answer.action for answer in answers)
 
@@ -334,25 +346,25 @@ async def elicit_until_cancelled(ctx: Context, gate: str) -> str:
     try:
         await ctx.elicit("Who?", Name)
     except asyncio.CancelledError:
-        await asyncio.shield(record.note(f"{gate}: cancelled"))
+        await asyncio.shield(notes.add(f"{gate}: cancelled"))
         raise
     return "answered"
 
 
 @server.tool()
 async def sample_in_steps(ctx: Context, gate: str) -> str:
-    """Ask for a sample, and tell what progress the client reported meanwhile."""
+    """Ask for a sample, and return the progress that the client reported meanwhile."""
     steps: list[str] = []
 
     async def on_progress(progress: float, total: float | None, message: str | None) -> None:
         steps.append(f"{progress:g} of {total or 0:g}: {message}")
-        await record.note(f"{gate}: {message}")
+        await notes.add(f"{gate}: {message}")
 
     line = await _sample_line()
     request = types.CreateMessageRequest(params=line.params)
-    of_this_call = ServerMessageMetadata(related_request_id=ctx.request_id)
+    metadata = ServerMessageMetadata(related_request_id=ctx.request_id)
     result = await ctx.session.send_request(
-        request, types.CreateMessageResult, metadata=of_this_call, progress_callback=on_progress
+        request, types.CreateMessageResult, metadata=metadata, progress_callback=on_progress
     )
     return f"{result.content.text}, after {', '.join(steps)}"
 
@@ -376,7 +388,7 @@ async def pixel() -> bytes:
 
 
 @server.resource("memo://{author}/notes")
-async def notes(author: str) -> str:
+async def author_notes(author: str) -> str:
     return f"notes by {author}"
 
 
@@ -384,70 +396,3 @@ async def notes(author: str) -> str:
 async def complete(ref: Any, argument: Any, context: Any) -> types.Completion:
     names = [name for name in ("Ada", "Alan", "Grace") if name.lower().startswith(argument.value.lower())]
     return types.Completion(values=names, total=len(names), has_more=False)
-
-
-routed = MCPServer("routed")
-
-
-@routed.custom_route("/custom/health", methods=["GET"])
-async def health(request: Any) -> PlainTextResponse:
-    return PlainTextResponse("fine")
-
-
-# ---------------------------------------------------------------- the low-level server
-
-PAGES: dict[str | None, tuple[str, str | None]] = {
-    None: ("first", "page-2"),
-    "page-2": ("second", "page-3"),
-    "page-3": ("third", None),
-}
-bus = InMemorySubscriptionBus()
-levels: dict[str, str] = {}
-subscribed: defaultdict[str, set[str]] = defaultdict(set)
-
-
-def key_of(ctx: Any) -> str:
-    return ctx.request.headers.get("mcp-session-id", "none")
-
-
-async def list_tools(ctx: Any, params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
-    name, following = PAGES[params.cursor if params is not None else None]
-    tool = types.Tool(name=name, input_schema={"type": "object"})
-    return types.ListToolsResult(tools=[tool], next_cursor=following)
-
-
-async def call_tool(ctx: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
-    if params.name == "update":
-        for uri in sorted(subscribed[key_of(ctx)]):
-            await ctx.session.send_resource_updated(uri)
-    text = {
-        "first": str(params.arguments),
-        "level": levels.get(key_of(ctx), "none"),
-        "subscriptions": " ".join(sorted(subscribed[key_of(ctx)])),
-    }.get(params.name, "")
-    return types.CallToolResult(content=[types.TextContent(type="text", text=text)])
-
-
-async def subscribe(ctx: Any, params: types.SubscribeRequestParams) -> types.EmptyResult:
-    subscribed[key_of(ctx)].add(str(params.uri))
-    return types.EmptyResult()
-
-
-async def unsubscribe(ctx: Any, params: types.UnsubscribeRequestParams) -> types.EmptyResult:
-    subscribed[key_of(ctx)].discard(str(params.uri))
-    return types.EmptyResult()
-
-
-async def set_level(ctx: Any, params: types.SetLevelRequestParams) -> types.EmptyResult:
-    levels[key_of(ctx)] = params.level
-    return types.EmptyResult()
-
-
-lowlevel = Server(
-    "lowlevel",
-    on_list_tools=list_tools,
-    on_call_tool=call_tool,
-    on_subscribe_resource=subscribe,
-    on_unsubscribe_resource=unsubscribe,
-    on_set_logging_level=set_level,
-)

@@ -1,8 +1,8 @@
-"""Servers whose lists and resources change by themselves, outside of any request: on signals.
+"""Servers whose lists and resources change outside of any request, when a signal arrives.
 
-SIGUSR1 wakes a task of the lifespan, which offers one more tool and publishes that; SIGUSR2 wakes a thread of the
-lifespan, which publishes that a resource is new and another one was updated; SIGRTMIN wakes a task that tells those
-sessions whose handlers it has kept in mind.
+- SIGUSR1: a task of the lifespan adds a tool and publishes the change.
+- SIGUSR2: a thread of the lifespan publishes that a resource is new and that another one was updated.
+- SIGRTMIN: a task of the lifespan notifies the sessions that the tool `remember_session` has remembered.
 """
 
 # No `from __future__ import annotations`: the SDK resolves the annotations of tools at run time.
@@ -35,15 +35,15 @@ from pydantic import Field
 warnings.simplefilter("ignore", MCPDeprecationWarning)
 
 CHANGED = "memo://changed"
-PUBLIC = CacheHint(ttl_ms=600_000, scope="public")
-PAGE = 2
+PUBLIC_HINT = CacheHint(ttl_ms=600_000, scope="public")
+PAGE_SIZE = 2
 
 bus = InMemorySubscriptionBus()
-kept_in_mind: list[ServerSession] = []
+remembered_sessions: list[ServerSession] = []
 
 
 async def added() -> str:
-    """A tool that is not there from the beginning."""
+    """A tool that the server does not have at its start."""
     return "added"
 
 
@@ -55,12 +55,12 @@ async def add_tool() -> None:
 
 async def change_resources() -> None:
     await bus.publish(ResourcesListChanged())
-    await bus.publish(ResourceUpdated("memo://nobody's"))
+    await bus.publish(ResourceUpdated("memo://unwatched"))
     await bus.publish(ResourceUpdated(CHANGED))
 
 
-async def remind() -> None:
-    for session in kept_in_mind:
+async def notify_remembered_sessions() -> None:
+    for session in remembered_sessions:
         await session.send_prompt_list_changed()
 
 
@@ -68,36 +68,38 @@ async def remind() -> None:
 async def lifespan(_: object) -> AsyncGenerator[dict[str, Any]]:
     loop = asyncio.get_running_loop()
     tasks = [
-        asyncio.create_task(on_signal(signal.SIGUSR1, add_tool)),
-        asyncio.create_task(on_signal(signal.SIGRTMIN, remind)),
+        asyncio.create_task(run_on_signal(signal.SIGUSR1, add_tool)),
+        asyncio.create_task(run_on_signal(signal.SIGRTMIN, notify_remembered_sessions)),
     ]
-    woken, ends = threading.Event(), threading.Event()
+    signalled, stopping = threading.Event(), threading.Event()
 
-    def watch() -> None:
-        while woken.wait() and not ends.is_set():
-            woken.clear()
+    def run_thread() -> None:
+        while signalled.wait() and not stopping.is_set():
+            signalled.clear()
             asyncio.run_coroutine_threadsafe(change_resources(), loop)
 
-    thread = threading.Thread(target=watch)
+    thread = threading.Thread(target=run_thread)
     thread.start()
-    loop.add_signal_handler(signal.SIGUSR2, woken.set)
+    loop.add_signal_handler(signal.SIGUSR2, signalled.set)
     try:
         yield {}
     finally:
-        ends.set()
-        woken.set()
+        stopping.set()
+        signalled.set()
         await asyncio.to_thread(thread.join)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def on_signal(number: int, do: Callable[[], Awaitable[None]]) -> None:
-    woken = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(number, woken.set)
-    while await woken.wait():
-        woken.clear()
-        await do()
+async def run_on_signal(number: int, action: Callable[[], Awaitable[None]]) -> None:
+    """Run an action at each signal, until the task is cancelled."""
+    signalled = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(number, signalled.set)
+    while True:
+        await signalled.wait()
+        signalled.clear()
+        await action()
 
 
 @asynccontextmanager
@@ -112,16 +114,16 @@ server = MCPServer(
     "changing",
     lifespan=lifespan,
     subscriptions=bus,
-    cache_hints={"tools/list": PUBLIC, "resources/read": CacheHint(ttl_ms=5_000)},
-    # A key of this process's own: the others do not have it.
+    cache_hints={"tools/list": PUBLIC_HINT, "resources/read": CacheHint(ttl_ms=5_000)},
+    # A random key: the other processes do not have it.
     request_state_security=RequestStateSecurity(
         keys=[os.urandom(32)], bind_principal=lambda ctx: ctx.request.headers.get("user") if ctx.request else None
     ),
 )
 newer = MCPServer("changing", lifespan=publishing_lifespan, subscriptions=bus)
-"""The same after it was changed: it says so as it starts."""
-hasty = MCPServer("changing", request_state_security=RequestStateSecurity(keys=[os.urandom(32)], ttl=1.5))
-"""The same, for clients that answer at once."""
+"""A new version of the server with other tools, which publishes the change at its start."""
+short_lived = MCPServer("changing", request_state_security=RequestStateSecurity(keys=[os.urandom(32)], ttl=1.5))
+"""A server whose `requestState` expires after 1.5 s."""
 
 
 @server.tool()
@@ -130,9 +132,9 @@ async def process() -> int:
 
 
 @server.tool()
-async def keep_in_mind(ctx: Context) -> str:
-    kept_in_mind.append(ctx.session)
-    return "kept"
+async def remember_session(ctx: Context) -> str:
+    remembered_sessions.append(ctx.session)
+    return "remembered"
 
 
 @server.tool()
@@ -153,18 +155,18 @@ def question(key: str) -> types.ElicitRequest:
     return types.ElicitRequest(params=types.ElicitRequestFormParams(message=f"Your {key}?", requested_schema=schema))
 
 
-async def book(what: str, ctx: Context) -> str | types.InputRequiredResult:
-    """Ask for one thing after the other, in as many rounds; the state has the answers so far, and where they came."""
+async def book(item: str, ctx: Context) -> str | types.InputRequiredResult:
+    """Ask one question in each round; the state holds the answers so far and the processes that received them."""
     answers: list[str] = json.loads(ctx.request_state) if ctx.request_state else []
-    for given in (ctx.input_responses or {}).values():
-        assert isinstance(given, types.ElicitResult)
-        answers += [f"{value} at {os.getpid()}" for value in (given.content or {}).values()]
+    for response in (ctx.input_responses or {}).values():
+        assert isinstance(response, types.ElicitResult)
+        answers += [f"{value} at {os.getpid()}" for value in (response.content or {}).values()]
     for key in QUESTIONS[len(answers) :]:
         return types.InputRequiredResult(input_requests={key: question(key)}, request_state=json.dumps(answers))
-    return f"{what} for {', '.join(answers)}"
+    return f"{item} for {', '.join(answers)}"
 
 
-for each in (server, hasty):
+for each in (server, short_lived):
     each.add_tool(book)
     each.add_tool(book, name="book_again")
 
@@ -192,9 +194,10 @@ NAMES = [f"tool-{index}" for index in range(4)]
 
 
 def page(cursor: str | None, number: int) -> tuple[range, str | None]:
-    """Return which of so many things stand on a page, and the cursor of the next one."""
+    """Return the indexes of the items on a page of a list of `number` items, and the cursor of the next page."""
     start = int(cursor.removeprefix("from-")) if cursor else 0
-    return range(start, min(start + PAGE, number)), f"from-{start + PAGE}" if start + PAGE < number else None
+    end = start + PAGE_SIZE
+    return range(start, min(end, number)), f"from-{end}" if end < number else None
 
 
 def cursor_of(params: types.PaginatedRequestParams | None) -> str | None:
@@ -202,8 +205,8 @@ def cursor_of(params: types.PaginatedRequestParams | None) -> str | None:
 
 
 async def list_tools(_: Any, params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
-    """Each page says which process made it; what is routed by a header stands on the last one."""
-    numbers, following = page(cursor_of(params), len(NAMES) + 1)
+    """List tools whose description is the process id; a tool with a mirrored argument is on the last page."""
+    numbers, next_cursor = page(cursor_of(params), len(NAMES) + 1)
     routed = {"type": "object", "properties": {"region": {"type": "string", "x-mcp-header": "Region"}}}
     tools = [
         types.Tool(name=NAMES[number], input_schema={"type": "object"}, description=str(os.getpid()))
@@ -211,14 +214,14 @@ async def list_tools(_: Any, params: types.PaginatedRequestParams | None) -> typ
         else types.Tool(name="routed", input_schema=routed, description=str(os.getpid()))
         for number in numbers
     ]
-    return types.ListToolsResult(tools=tools, next_cursor=following)
+    return types.ListToolsResult(tools=tools, next_cursor=next_cursor)
 
 
 async def list_resources(_: Any, params: types.PaginatedRequestParams | None) -> types.ListResourcesResult:
-    numbers, following = page(cursor_of(params), 5)
+    numbers, next_cursor = page(cursor_of(params), 5)
     resources = [types.Resource(name=str(os.getpid()), uri=f"memo://{number}") for number in numbers]
-    # Its own word goes before what was said for all.
-    return types.ListResourcesResult(resources=resources, next_cursor=following, ttl_ms=1_000)
+    # The hint of a result overrides the server's.
+    return types.ListResourcesResult(resources=resources, next_cursor=next_cursor, ttl_ms=1_000)
 
 
 async def call_tool(_: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
@@ -232,7 +235,7 @@ async def subscription(_: Any, params: types.SubscribeRequestParams | types.Unsu
 lowlevel = Server(
     "catalogue",
     lifespan=lifespan,
-    cache_hints={"tools/list": PUBLIC, "resources/list": PUBLIC},
+    cache_hints={"tools/list": PUBLIC_HINT, "resources/list": PUBLIC_HINT},
     on_list_tools=list_tools,
     on_call_tool=call_tool,
     on_list_resources=list_resources,
