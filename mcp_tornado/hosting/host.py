@@ -61,7 +61,7 @@ def host(candidate: object) -> HostedServer:
 def _asks_for_authentication(name: str) -> NotServable:
     return NotServable(
         f"the server {name!r} asks for authentication (auth, token_verifier), which mcp-tornado does not support yet. "
-        "The server is refused, because it would be served without authentication. Remove auth from the server, or "
+        "It is not served, because anybody could use it without authentication. Remove auth from the server, or "
         "authenticate in a proxy in front of it"
     )
 
