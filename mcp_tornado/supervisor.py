@@ -1,8 +1,8 @@
 """Worker processes that serve the same sockets, and the supervisor that keeps them running.
 
 The supervisor forks before it has a thread or an event loop. It never accepts a connection and never imports the
-user's server, so a fault of the server affects only a worker. The supervisor replaces a worker that dies, after a delay
-that grows with each death. This needs a system with `os.fork`.
+user's server, so an error or a crash of that server can end a worker but not the supervisor. The supervisor replaces a
+worker that dies, after a delay that doubles with each death. This needs a system with `os.fork`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class Worker:
 
     Args:
         sockets: The sockets that the worker serves.
-        lifeline: The read end of a pipe. It reports end of file when the supervisor has ended.
+        lifeline: The read end of a pipe whose write end only the supervisor has. It is at end of file when the
+            supervisor has ended.
         reports: The pipe that carries reports to the supervisor: an empty message when the worker serves, or the reason
             why it ends.
     """

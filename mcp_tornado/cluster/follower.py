@@ -1,7 +1,7 @@
 """Follow the log of one process, or of all processes, message by message.
 
-The follower reads the log to its end, waits for new events, and reads again. The log in the store is the truth and a
-wake-up is a hint: the follower reads after every wait, so a lost wake-up delays a message but never loses it.
+The follower reads the log to its end, waits for new events, and reads again. A wake-up only says that the log may have
+changed. The follower reads after every wait, so a lost wake-up delays a message but never loses it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ HandleMessage = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 
 class LogFollower:
-    """Passes each message of a log to a handler once, in order, also across outages of the store.
+    """Passes each message of a log to a handler, in order and at most once, also across outages of the store.
+
+    A message that the log evicts before the follower reads it is never passed.
 
     Each message has an `id` of its own. Event ids do not tell which messages were read already: their numbers start
     again when the log was removed (because other processes took this process for dead) or when the store lost it.

@@ -4,8 +4,8 @@ Each process has a mailbox, which is the log `@<process>` in the store. All proc
 send a message, a process appends it to one of these logs. The receiver follows the log and calls the handler of the
 message's kind. All processes read the broadcast log in the same order.
 
-The bounds of a log may evict a message before the receiver has read it. A sender that must know asks for an
-acknowledgement, a message of kind `receipt`:
+The bounds of a log may evict a message before the receiver has read it. A sender that must know whether its message was
+handled asks for an acknowledgement:
 
 - `deliver` sends the message again every 2 seconds until the receiver acknowledges it or is dead.
 - `ask` broadcasts a question and waits until one process acknowledges it.
@@ -30,14 +30,14 @@ _log = get_logger(__name__)
 BROADCAST_LOG: Final = "@everybody"
 """The key of the log that all processes follow."""
 ACKNOWLEDGEMENT: Final = "receipt"
-"""The kind of message that acknowledges another message."""
+"""Message kind: acknowledges another message. Its member `of` is the name of the acknowledgement."""
 
 _STREAM: Final = "mail"
 _RESEND_SECONDS: Final = 2.0
 """How long `deliver` waits for an acknowledgement before it sends the message again."""
 
 Payload = Mapping[str, Any]
-"""The JSON members of a message that its kind needs. A handler also gets those of the envelope; see `Mailbox`."""
+"""The JSON members of a message that depend on its kind. A handler also gets those of the envelope; see `Mailbox`."""
 MessageHandler = Callable[[Payload], Awaitable[bool]]
 """Handles a message of one kind. Returns whether the message concerned this process: then it is acknowledged, if the
 sender asked for that."""
@@ -47,8 +47,8 @@ class Mailbox:
     """Sends the messages of this process, and handles those that it receives.
 
     A message is a JSON object with the members of its payload and of an envelope: `id`, `kind`, `from` (the process
-    that sent it) and `receipt` (the name of the acknowledgement that the sender asks for, or null). A process ignores
-    messages of a kind that it does not know, which a newer version may send.
+    that sent it) and `receipt` (the name that the acknowledgement must have; null if the sender asks for none). A
+    process ignores messages of a kind that it does not know, which a newer version may send.
 
     Args:
         log: The event log.
@@ -76,8 +76,8 @@ class Mailbox:
     def register_own_broadcast(self, kind: str, handler: Callable[[Payload], None]) -> None:
         """Register a handler that is called when this process reads its own broadcast of a kind in the log.
 
-        The call shows the place of that broadcast among the broadcasts of other processes. All processes see the same
-        order.
+        All processes read the broadcasts in the same order. When the handler is called, this process has handled all
+        earlier broadcasts of other processes, and no later one.
         """
         self._own_broadcast_handlers[kind] = handler
 

@@ -14,8 +14,8 @@ A death is found in these steps; the times are the defaults of `MembershipTimes`
 
 A process may seem dead although it was only stopped, was too busy, or had no connection to the store. When it comes
 back, it renews its heartbeat, notices how long it was silent, enters itself into the register again, and calls
-`on_recovered`. A death is therefore never final: `is_dead` probes again even if the register says that the process has
-ended, because the caller's next step cannot be undone.
+`on_recovered`. So the register may say that a process has ended although it is alive. `is_dead` therefore probes the
+heartbeat again: its caller does what cannot be undone, such as ending a stream.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ processes that its writer knew. The bounds of the log never evict the newest eve
 class MembershipTimes:
     """The times of heartbeats and of the search for dead processes, in seconds.
 
-    After a process was killed, the others know that it is dead after `heartbeat_lease` + `scan_interval` +
-    `confirmation` (rounded up to whole probe intervals) at the latest, and the time that the store needs. With the
-    defaults these are 9.5 s; 10 s are promised.
+    After a process was killed, the others find that it is dead after at most `heartbeat_lease` + `scan_interval` +
+    `confirmation` (rounded up to whole probe intervals), plus the time that the store needs. With the defaults the sum
+    is 9.5 s without the time of the store. README.md promises 10 s.
     """
 
     heartbeat_interval: float = 1.5

@@ -88,10 +88,10 @@ def _has_generated_name(server: FastMCP[Any]) -> bool:
 
 
 class _HTTPTransportMiddleware:
-    """Declares each message, including repeated journal entries, as one of the HTTP transport, with its HTTP request.
+    """Declares to FastMCP that each message, also a repeated journal entry, arrived over HTTP, and in which request.
 
-    FastMCP's own HTTP application does the same. Without it FastMCP treats all requests of the stateless era as
-    requests of one client, as on stdio, and a change by one client would affect the others.
+    FastMCP's own HTTP application does the same. Without this middleware FastMCP would treat all requests of the
+    stateless era as requests of one client, as on stdio, and a change by one client would affect the others.
 
     This is the outermost middleware of the SDK server.
     """

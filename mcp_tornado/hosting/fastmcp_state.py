@@ -7,9 +7,11 @@ A FastMCP server keeps this state in a key-value store. The form of a key says w
                            invented the name for a request without a session, and the value ends with the request.
     session:<user>:<id>    A session of FastMCP's `SessionProvider`. It outlives requests: the value is stored like the
                            state behind a handle.
-    user:<user>:<name>     State of a user. Stored in the same way.
+    user:<user>:<name>     State of a user. It is stored like the state behind a handle.
 
-Thus a client never finds a value of another client.
+FastMCP makes the keys. With a key of the first form a client reaches only values of its own session. In the other
+forms only the authenticated user separates clients. Without authentication `<user>` is the same for all clients: a
+client that knows the id of another client's `SessionProvider` session can read and change that session.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class HostedServer:
 
 
 def host(candidate: object) -> HostedServer:
-    """Return the low-level server of an SDK `MCPServer` or of a FastMCP server; a low-level `Server` is its own.
+    """Return the server to serve: a low-level `Server`, or the one inside an SDK `MCPServer` or a FastMCP server.
 
     Raises:
         NotServable: The object is something else; or it asks for authentication, which is not supported yet. Such a
@@ -68,10 +68,10 @@ def _asks_for_authentication(name: str) -> NotServable:
 
 @contextmanager
 def without_idle_tracing(server: Server[Any]) -> Generator[None]:
-    """Remove the SDK's tracing middleware while no OpenTelemetry SDK is configured that would receive its spans.
+    """Remove the SDK's tracing middleware if no OpenTelemetry SDK is configured to receive its spans.
 
-    The middleware costs time in every call, also without a receiver. The SDK documents `Server.middleware` as the place
-    to opt out. On exit the middleware is restored.
+    The middleware costs time in every call, even if nothing receives the spans. The SDK documents `Server.middleware`
+    as the place to opt out. On exit the middleware is restored.
     """
     if not isinstance(get_tracer_provider(), ProxyTracerProvider):
         yield

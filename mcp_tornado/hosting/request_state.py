@@ -39,8 +39,9 @@ _GENERATION_LEASE_SECONDS: Final = 4 * STORE_TIMEOUT_SECONDS
 _POLL_SECONDS: Final = 0.05
 """Interval between two reads while another process generates the key."""
 _REFRESH_SECONDS: Final = 600.0
-"""Interval between two reads of the stored key. If the store has lost the key and a process that started later has
-generated another, the processes disagree for up to this time. By default a sealed state is valid for as long."""
+"""Interval between two reads of the stored key, in seconds. If the store loses the key and a new process generates
+another key, the older processes use the lost key for up to this time. A sealed state is also valid for 600 seconds by
+default."""
 
 
 class SharedKeys:

@@ -1,4 +1,4 @@
-"""Messages handled: the handshake, the stateless era, calls, connections, routing and subscriptions."""
+"""Handling of MCP messages: the handshake, the stateless era, calls, connections, routing and subscriptions."""
 
 from mcp_tornado.kernel.handshake import HANDSHAKE_VERSIONS, STATELESS_VERSIONS, HandshakeResult
 from mcp_tornado.kernel.kernel import Kernel

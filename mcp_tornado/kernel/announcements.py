@@ -32,7 +32,7 @@ _MAX_PAUSE_SECONDS: Final = 5.0
 
 
 def list_changed_options(server: Server[Any]) -> InitializationOptions:
-    """Return the server's initialization options with `listChanged`: sessions do get such notifications."""
+    """Return the server's initialization options, with `listChanged` declared for tools, prompts and resources."""
     return server.create_initialization_options(
         NotificationOptions(prompts_changed=True, resources_changed=True, tools_changed=True)
     )
@@ -46,9 +46,10 @@ class Announcements:
     that connects later still gets it. If the store was unavailable, a session may get a notification twice; that is
     harmless, because an event says that something has changed, not what it is now.
 
-    Publishing never waits. A background task makes passes over the sessions, one session after the other, so that
-    requests keep their share of the store. After a pass it pauses for as long as the pass took, within limits. What is
-    published meanwhile waits for the next pass, each event once.
+    Publishing never waits. A background task takes all queued events and makes a pass over the sessions: it appends the
+    events to one session after the other. After a pass it pauses for as long as the pass took, at least 1 and at most 5
+    seconds, so that requests can use the store. Events that are published during a pass or a pause wait for the next
+    pass. An event that is published several times in that time is announced once.
 
     Args:
         server: The server that publishes.

@@ -52,21 +52,21 @@ def failure(request_id: RequestId, exception: Exception) -> Outcome:
 
 
 def lost(request_id: RequestId, code: ErrorCode) -> Outcome:
-    """Return the outcome of a request whose result can no longer reach the client."""
+    """Return the outcome of a call that is cancelled because the session or the server ends."""
     spec = ERRORS[code]
     error = {"code": CALL_LOST, "message": spec.message, "data": {"code": code.value}}
     return Outcome(jsonrpc.error(request_id, error), spec.status, spec.retry_after)
 
 
 class CallContext:
-    """What the SDK's kernel is given for one message of a session: the SDK's `DispatchContext`.
+    """The context that the SDK's dispatcher gets for one message of a session: the SDK's `DispatchContext`.
 
     Args:
         session_key: The session's key.
         request: The message; `None` for a notification.
         stream: The stream that the handler's messages go to; `None` drops them.
         http_request: The HTTP request that tools can read; `None` if there is none.
-        outgoing: Sends the server's own requests to the client.
+        outgoing: Sends server requests (requests from the server to the client).
         close_stream: Closes the POST's connection, so that the client resumes; `None` if the client could not resume.
         close_standalone: Does the same for the standalone stream.
     """
@@ -148,7 +148,7 @@ class CallContext:
             await self.notify("notifications/progress", params)
 
     def close(self) -> None:
-        """Send nothing more: the request has been answered."""
+        """Send no more messages: the request has been answered."""
         self._open = False
 
 
@@ -183,7 +183,7 @@ class Call:
         """Run the handler in a new task until the request is answered, and return that task.
 
         Args:
-            on_request: The SDK kernel's entry point.
+            on_request: The entry point of the SDK's dispatcher for requests.
             on_success: Awaited after the handler has succeeded and before the request is answered.
         """
         self._task = asyncio.create_task(self._run(on_request, on_success))

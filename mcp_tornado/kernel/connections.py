@@ -1,4 +1,4 @@
-"""The SDK's connection objects of this process: a cache of the stored sessions. The store is the truth."""
+"""The SDK's connection objects of this process: a cache of the stored sessions, updated from the store when used."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ from mcp_tornado.streams.names import STANDALONE
 _log = get_logger(__name__)
 
 MAX_CONNECTIONS: Final = 4096
-"""The most connections that are kept. A connection whose session has a running call is never dropped."""
+"""Number of connections above which the pool drops the one that was unused for longest. A connection whose session has
+a running call is not dropped for this reason, so there can be more."""
 IDLE_SECONDS: Final = 300.0
 """How long an unused connection is kept."""
 
@@ -57,7 +58,7 @@ class SessionConnection:
     ) -> None:
         self._server = server
         self._init_options = init_options
-        """What the server declares in a handshake; `None` uses the server's own options."""
+        """The options that the server declares in a handshake; `None` uses the server's own."""
         self._lifespan_state = lifespan_state
         self._manager = manager
         self._log = log
@@ -99,7 +100,7 @@ class SessionConnection:
         *,
         task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Keep the SDK kernel's entry points and wait until `close`; see the SDK's `Dispatcher`."""
+        """Keep the entry points that the SDK passes to its dispatcher, and wait until `close`; see its `Dispatcher`."""
         self.on_request, self.on_notify = on_request, on_notify
         task_status.started()
         await self._closing.wait()
@@ -111,7 +112,7 @@ class SessionConnection:
             await self._task
 
     def bind(self, session: Session) -> None:
-        """Assign the connection to the session that `initialize` has created."""
+        """Assign the connection to the session that `initialize` has created or negotiated again."""
         self._key = self.connection.session_id = session.key
         self._params = session.client_params
         self._revision = session.revision
@@ -139,7 +140,10 @@ class SessionConnection:
             self._revision = session.revision
 
     def applied(self, session: Session) -> None:
-        """Record that this connection has itself made the change of the session's next revision."""
+        """Note a change of the session that this connection has made itself, so that `catch_up` does not repeat it.
+
+        If the record revision is not the next one, another process has changed the session too: nothing is noted.
+        """
         if session.revision == self._revision + 1:
             self._journal = [entry for entry in session.journal if is_known(entry)]
             self._revision = session.revision
@@ -209,7 +213,10 @@ class _Started:
 
 
 class ConnectionPool:
-    """The connections of this process, by session key. Their number is bounded, and unused ones are dropped.
+    """The connections of this process, by session key.
+
+    A connection is dropped when it was unused for `IDLE_SECONDS`, or was unused for longest and there are more than
+    `MAX_CONNECTIONS`; but never for these reasons while its session has a running call.
 
     Args:
         connect: Makes a new connection.
@@ -255,7 +262,7 @@ class ConnectionPool:
             del self._starting[session.key]
 
     def add(self, key: str, connection: SessionConnection) -> None:
-        """Keep a connection. If there are too many, drop the one that has been unused for longest."""
+        """Keep a connection. If there are too many, drop the one without running calls that was unused for longest."""
         self._connections[key] = connection
         if len(self._connections) > MAX_CONNECTIONS:
             oldest = next((name for name in self._connections if not self._is_busy(name)), None)

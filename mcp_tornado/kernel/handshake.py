@@ -21,7 +21,7 @@ from mcp_tornado.sessions import ClientInfo, ErrorCode, Session, SessionError, S
 HANDSHAKE_VERSIONS: Final = tuple(HANDSHAKE_PROTOCOL_VERSIONS)
 STATELESS_VERSIONS: Final = tuple(MODERN_PROTOCOL_VERSIONS)
 DEFAULT_VERSION: Final = LATEST_HANDSHAKE_VERSION
-"""The revision of a session that is created without a handshake, unless the request names one."""
+"""The revision of MCP of a session that is created without a handshake, unless the request names one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Handshake:
     Args:
         manager: The sessions.
         pool: Keeps the SDK's connections.
-        outgoing: Sends the server's own requests to the client.
+        outgoing: Sends server requests.
         issue_sessions: Whether `initialize` creates a session.
     """
 
@@ -157,7 +157,7 @@ class Handshake:
 
 
 def _with_client_info(client: ClientInfo, params: JSONObject) -> ClientInfo:
-    """Return the client with the name and version of its `clientInfo`; `None` for those that it does not give."""
+    """Return the client with the name and the version from `clientInfo` in `params`; a missing one is `None`."""
     info = params.get("clientInfo")
     name, version = (info.get("name"), info.get("version")) if jsonrpc.is_object(info) else (None, None)
     return replace(

@@ -1,4 +1,4 @@
-"""The kernel: what the web layer calls to have MCP messages handled. This module wires its parts and ends them."""
+"""The kernel, which handles MCP messages for the web layer. This module creates, connects and ends its parts."""
 
 from __future__ import annotations
 
@@ -196,9 +196,10 @@ class Kernel:
         )
 
     async def drain(self, grace: float) -> None:
-        """Refuse new work, end the streams that no call ends, and wait at most `grace` seconds for running calls.
+        """Refuse new work, and wait at most `grace` seconds for running calls; then cancel those that still run.
 
-        A call that still runs then is cancelled, and its client gets an error.
+        The streams that wait for no running call of this process end at once. The client of a cancelled call gets an
+        error.
         """
         self._admission.close()
         self._readers.close_open_ended()
@@ -237,7 +238,11 @@ class Kernel:
             self._pool.drop_idle()
 
     def _on_recovered(self, mail_may_be_lost: bool) -> None:
-        """Continue after a silence so long that other processes may have declared this one dead."""
+        """Recover after this process was silent for so long that other processes may have declared it dead.
+
+        Args:
+            mail_may_be_lost: Whether they may also have removed its mailbox.
+        """
         self._mailbox.reread()
         if mail_may_be_lost:
             self._outgoing.fail_all()

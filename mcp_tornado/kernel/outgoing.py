@@ -1,4 +1,4 @@
-"""Requests that the server sends to its clients, and the handlers that wait for the replies."""
+"""Server requests (requests from the server to the client), and the handlers that wait for the replies."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Pending:
 
 
 class OutgoingRequests:
-    """The requests of this process that wait for a client's reply.
+    """The server requests of this process that wait for a client's reply.
 
     A request id is a string that begins with the name of the process. A reply that arrives at another process is
     routed by that name, and a client cannot confuse the id with one of its own numbers.
@@ -92,7 +92,7 @@ class OutgoingRequests:
         pending.reply.set_result(reply)
 
     def fail_all(self) -> None:
-        """Fail every waiting request: while other processes held this one for dead, replies may have been lost."""
+        """Fail every waiting request: other processes may have removed this process's mailbox, with replies in it."""
         error = {"code": CALL_LOST, "message": "The reply was lost: this process was stopped for too long"}
         for request_id, pending in self._pending.items():
             if not pending.reply.done():

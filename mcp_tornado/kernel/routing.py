@@ -39,7 +39,7 @@ class Routing:
 
     Args:
         mailbox: Sends messages to the other processes.
-        outgoing: The requests that wait for a reply in this process.
+        outgoing: The server requests of this process that wait for a reply.
         tasks: Keeps the background tasks.
         cancel: Cancels a request that runs in this process.
         end_session: Ends everything that an ended session (its key) has in this process.

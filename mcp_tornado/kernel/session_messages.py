@@ -34,7 +34,8 @@ _log = get_logger(__name__)
 PRIMED_VERSIONS: Final = frozenset(
     version for version in HANDSHAKE_PROTOCOL_VERSIONS if is_version_at_least(version, "2025-11-25")
 )
-"""The revisions whose clients understand a priming event, and can therefore resume a stream that was closed early."""
+"""The revisions of MCP with priming events: events that have an id and no message. With that id a client can resume a
+stream that was closed before its first message."""
 
 _BATCH_VERSION: Final = "2025-03-26"
 _MAX_BATCH: Final = 1000
@@ -50,10 +51,11 @@ class SessionMessages:
         process: The name of this process; it is part of the name of each stream.
         admission: Refuses new calls during a drain.
         tasks: Keeps the tasks that handlers run in.
-        stream_timer: Calls back when a silent POST must become a stream; `None` if a POST never does.
+        stream_timer: Calls back when a POST has sent nothing for `events.stream_after_seconds`; `None` if a POST never
+            becomes a stream.
         calls: The calls that run in this process.
         pool: The SDK's connections.
-        outgoing: The requests of the server that wait for a reply.
+        outgoing: The server requests that wait for a reply.
         routing: Reaches the process that a message concerns.
         standalone: The standalone streams.
         on_session_gone: Called with the key of a session that is found to have ended.
@@ -91,10 +93,11 @@ class SessionMessages:
         self._on_session_gone = on_session_gone
 
     async def post(self, session: Session, body: Any, inbound: InboundRequest) -> SessionExchange | None:
-        """Handle the body of a POST to `/mcp`: one message, or a batch if the session's revision has batches.
+        """Handle the body of a POST to `/mcp`: one message, or a batch if the session's revision of MCP has them.
 
         Returns:
-            The exchange that answers the requests of the body. `None` if the body holds no request: it is accepted.
+            The exchange that answers the requests of the body. `None` if the body contains no request and so needs no
+            answer.
 
         Raises:
             SessionError: `INVALID_REQUEST`, or `SERVER_DRAINING`.

@@ -93,8 +93,8 @@ class SessionStreams:
         """Return the events of a session after an event id; wait at most `wait` seconds for the first one.
 
         Returns:
-            At most 100 events, without priming events, and the id to continue after. If there is no event, that is the
-            `after` that was passed.
+            The events, at most 100 and without priming events, and the `after` of the next poll: the id of the last
+            event, or the given `after` if there is no event.
 
         Raises:
             SessionError: `SESSION_NOT_FOUND`: the session ended during the wait. `SERVER_DRAINING`: the process drains

@@ -68,7 +68,8 @@ class StatelessRequests:
         metrics: Counts tool calls.
         admission: Refuses new requests during a drain.
         tasks: Keeps the tasks that handlers run in.
-        stream_timer: Calls back when a silent request must become a stream; `None` if it never does.
+        stream_timer: Calls back when a request has sent nothing for `events.stream_after_seconds`; `None` if a request
+            never becomes a stream for that reason.
     """
 
     def __init__(
@@ -292,7 +293,7 @@ def envelope_version(value: Any) -> Any:
 
 
 def _check_notification(inbound: InboundRequest) -> Answer | None:
-    """Return the answer that refuses a client's notification; `None`: it is accepted and dropped.
+    """Return the answer that refuses a client's notification; `None` if it is accepted and dropped.
 
     This revision defines no notifications of the client over HTTP.
     """
@@ -310,9 +311,9 @@ def _reject(request_id: RequestId | None, rejection: InboundLadderRejection) -> 
 
 
 def _find_unsafe_header(inbound: InboundRequest, names: Container[str]) -> InboundLadderRejection | None:
-    """Refuse a header that HTTP allows but that is not plain ASCII, if it is to be compared with the body.
+    """Return the rejection of a request if a header with one of these names is not printable ASCII, else `None`.
 
-    A proxy may decode other characters in it than this server does.
+    These headers are compared with the body. HTTP allows other characters, but a proxy may decode them differently.
     """
     for name, value in inbound.headers:
         if name in names and not (value.isascii() and value.replace("\t", " ").isprintable()):

@@ -31,9 +31,9 @@ Handle = Callable[[Emit | None], Awaitable[dict[str, Any]]]
 
 
 class StatelessContext:
-    """What the SDK's kernel is given for a request without a session: the SDK's `DispatchContext`.
+    """The context that the SDK's dispatcher gets for a request without a session: the SDK's `DispatchContext`.
 
-    The server cannot send requests to the client. Notifications go to `emit`; with `None` they are dropped.
+    Server requests are not possible. Notifications go to `emit`; if it is `None`, they are dropped.
     """
 
     can_send_request = False
@@ -83,8 +83,8 @@ class StatelessExchange:
     Args:
         request: The request.
         handle: Runs the request.
-        stream_timer: Calls back when the exchange must become a stream although the handler has emitted nothing; `None`
-            if it never becomes one for that reason.
+        stream_timer: Calls back when the handler has emitted nothing for `events.stream_after_seconds`: the exchange
+            then becomes a stream. `None` if it never becomes one for that reason.
         always_streams: Whether the answer is sent as a stream even if it is available at once.
         metrics: Counts tool calls.
     """

@@ -53,7 +53,7 @@ class EventSink(Protocol):
         ...
 
     async def flush(self) -> None:
-        """Return when every queued event has been sent. Sending no longer pauses between events."""
+        """Wait until every queued event was sent or dropped. From now on `run` does not pause between passes."""
         ...
 
 
@@ -124,8 +124,9 @@ def _bus_of(server: Server[Any]) -> InMemorySubscriptionBus | None:
 class _MailboxSink:
     """Sends the events of this process to the buses of the other processes.
 
-    The events of one process arrive in order. An event says that something has changed, not what it is now. If the
-    store accepts an event in none of a few attempts, the event is dropped and a warning is logged.
+    The events of one process arrive in order. An event says that something has changed, not what it is now. If three
+    attempts to write a message to the store fail, its events and all events that are queued then are dropped, and a
+    warning is logged.
     """
 
     def __init__(self, bus: InMemorySubscriptionBus, mailbox: Mailbox) -> None:

@@ -1,4 +1,7 @@
-"""Sessions: the data model, the rules, and the interface of stores. Nothing here imports HTTP or the SDK."""
+"""Sessions: the data, the rules, the manager, and the interface of stores.
+
+No module here imports the SDK or an HTTP module. Of Tornado, `cleanup` uses the timer.
+"""
 
 from mcp_tornado.sessions.cleanup import CleanupService
 from mcp_tornado.sessions.errors import (

@@ -1,4 +1,4 @@
-"""The table of errors that clients receive, and the errors that stores raise."""
+"""The table of the errors that mcp-tornado answers with, and the errors that stores raise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ INTERNAL_ERROR: Final = -32603
 
 
 class ErrorCode(StrEnum):
-    """The symbolic code in `error.data.code` of every error that mcp-tornado answers with."""
+    """The symbolic code of a row of `ERRORS`, in `error.data.code`.
+
+    These errors have no such code: cancelled requests (-32800), requests whose process has died or whose events were
+    evicted (-32000), refusals that the SDK makes in the stateless era, and errors that the SDK or the server raises.
+    """
 
     SESSION_REQUIRED = "SESSION_REQUIRED"
     SESSION_ID_MALFORMED = "SESSION_ID_MALFORMED"
@@ -133,7 +137,7 @@ class DuplicateSession(StoreError):
 
 
 class RevisionConflict(StoreError):
-    """`update` found another revision than the expected one."""
+    """`update` found another record revision than the expected one."""
 
 
 class StoreUnavailable(StoreError):

@@ -1,4 +1,4 @@
-"""The guard around every store operation: a timeout, metrics, and one error for all failures."""
+"""The guard around every store operation: a timeout, metrics, and one error for an unavailable store."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class _StartedCall(Awaitable[_T]):
 
 
 class StoreGuard:
-    """Runs store operations: measures them, limits their time, and turns failures into one error."""
+    """Runs store operations: measures them, limits their time, and raises one error if the store is unavailable."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -72,6 +72,7 @@ class StoreGuard:
             SessionError: `STORE_UNAVAILABLE`: the store raised `StoreUnavailable`, the network failed, or the
                 operation timed out.
             StoreError: Any other error of the contract of stores; it does not count as a failure.
+            Exception: Any other exception passes unchanged; it is counted and logged as a failure.
         """
         observe = self._observe.get(operation)
         if observe is None:

@@ -48,5 +48,5 @@ def short_key(key: str) -> str:
 
 
 def is_process_key(key: str) -> bool:
-    """Return whether a key belongs to a process (its mailbox or its heartbeat) and not to a session."""
+    """Return whether a key is that of a log of the processes, and not that of a session; see `EventLog`."""
     return key.startswith("@")

@@ -31,7 +31,7 @@ _SWEEP_TIMEOUT_SECONDS: Final = 30.0
 class SessionManager:
     """Creates, validates, refreshes, changes and ends sessions in a store.
 
-    Only the manager decides whether a client sees a session as expired. Operations raise `SessionError` with the code
+    Only the manager tells a client that its session has expired. Operations raise `SessionError` with the code
     for the client. If the store fails, that code is `STORE_UNAVAILABLE`.
     """
 
@@ -45,7 +45,7 @@ class SessionManager:
 
     @property
     def keepalive_interval(self) -> float:
-        """Interval, in seconds, at which a session in use must be refreshed so that it does not expire."""
+        """See `SessionRules.keepalive_interval`."""
         return self._rules.keepalive_interval
 
     async def create(
@@ -227,7 +227,7 @@ class SessionManager:
         return existed
 
     async def drop_mailbox(self, key: str) -> None:
-        """Remove the events of a process, whose key begins with `@`.
+        """Remove the mailbox of a process: the log with this key, which begins with `@`.
 
         Raises:
             SessionError: `STORE_UNAVAILABLE`.
@@ -255,7 +255,8 @@ class SessionManager:
             key: The key of the session.
             change: Takes the current session and returns new values for some fields, in the form of
                 `Session.to_dict`. If the mapping is empty, nothing is written. It may be called several times.
-            expected_revision: Fail if the session has another revision; `None` retries until the update succeeds.
+            expected_revision: Fail if the session has another record revision; `None` retries until the update
+                succeeds.
 
         Raises:
             SessionError: `SESSION_NOT_FOUND`, `SESSION_CONFLICT`, `STORE_UNAVAILABLE`.

@@ -85,7 +85,7 @@ class Session:
     server_state: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """State that the framework of the hosted server keeps in the session; `to_dict` leaves it out if it is empty."""
     revision: int = 0
-    """Number of updates; a touch does not count."""
+    """The record revision: the number of updates of this record. A touch does not count."""
     unknown: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Fields that a newer version wrote and this version does not know."""
 

@@ -18,7 +18,7 @@ _PUT_ATTEMPTS: Final = 3
 async def find_named(manager: SessionManager, name: str) -> Session | None:
     """Return the live record with a name, or `None`, and keep it alive as `SessionManager.refresh` does.
 
-    The principal is not checked: a record that belongs to one principal must name that principal in its name.
+    The principal is not checked. If a record belongs to one principal, the principal must be part of its name.
 
     Raises:
         SessionError: `STORE_UNAVAILABLE`.

@@ -26,18 +26,22 @@ class SessionRules:
 
     @property
     def effective_touch_interval(self) -> float:
-        """The touch interval in seconds, bounded by a part of the idle timeout."""
+        """The touch interval in seconds: `touch_interval`, but at most a tenth of the idle timeout."""
         return min(self.touch_interval, self._longest_touch_interval)
 
     @property
     def keepalive_interval(self) -> float:
-        """Interval, in seconds, at which a session in use must be refreshed so that it does not expire."""
+        """Interval, in seconds, at which the kernel refreshes sessions that have a running call or an open stream.
+
+        It is the touch interval, but not less than 1 second, or than a tenth of an idle timeout below 10 seconds. A
+        session that is refreshed at this interval does not expire before its lifetime ends.
+        """
         return max(self.effective_touch_interval, min(1.0, self._longest_touch_interval))
 
     def expires_at(self, *, created_at: datetime, seen_at: datetime) -> datetime:
-        """Return when a session expires that was created and last seen at these times."""
-        # One touch interval is added to the idle timeout: a use right after a write is not written, and the session
-        # must still live its whole idle timeout after that use.
+        """Return the time at which a session expires if it was created and last seen at these times."""
+        # One touch interval is added to the idle timeout. A use within a touch interval after a write is not written,
+        # but the session must still live a whole idle timeout after that use.
         expires_at = seen_at + timedelta(seconds=self.idle_timeout) + timedelta(seconds=self.effective_touch_interval)
         if self.lifetime:
             return min(expires_at, created_at + timedelta(seconds=self.lifetime))

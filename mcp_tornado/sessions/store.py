@@ -63,27 +63,27 @@ class SessionStore(ABC):
 
     @abstractmethod
     async def update(self, key: str, changes: Mapping[str, Any], expected_revision: int) -> Session | None:
-        """Change fields of a live session, and add 1 to `revision`, if the revision is the expected one.
+        """Change fields of a live session, and add 1 to its record revision, if that is the expected one.
 
         The comparison and the change are one atomic step.
 
         Args:
             key: The key of the session.
             changes: New values for some fields, in the form of `Session.to_dict`.
-            expected_revision: The revision from which the changes were made.
+            expected_revision: The record revision (`Session.revision`) from which the changes were made.
 
         Returns:
             The changed session, or `None` if no live session has the key.
 
         Raises:
-            RevisionConflict: The session has another revision.
+            RevisionConflict: The session has another record revision.
         """
 
     @abstractmethod
     async def delete(self, key: str) -> bool:
         """Remove a session and its events, and return whether the session existed.
 
-        The key of a process (see `EventLog`) has no session: its events are removed, and the result is `False`.
+        A log of the processes (see `EventLog`) has no session: its events are removed, and the result is `False`.
         """
 
     @abstractmethod
@@ -175,7 +175,7 @@ class Event:
     id: str
     stream: str
     message: Mapping[str, Any] | None
-    """The message, or `None` for a priming event."""
+    """The message; `None` for a priming event, from whose id a client can resume a stream that has no message yet."""
     final: bool = False
     """Whether this event ends the stream."""
 
@@ -183,8 +183,10 @@ class Event:
 class EventLog(ABC):
     """The events of each session, in order and within bounds; a store may implement it besides `SessionStore`.
 
-    A key that begins with `@` belongs to a process (mailboxes, heartbeats) and needs no session.
-    To follow a log: read, then wait, then read again. A lost wake-up delays events and loses none.
+    A key that begins with `@` is that of a log of the processes, which needs no session: the mailbox of a process, the
+    broadcast log, the register of processes, or the log that holds the generated key for `requestState`.
+
+    To follow a log, read it, wait, and read it again. If a wake-up is lost, the reader finds the event later.
     """
 
     @abstractmethod
@@ -192,7 +194,7 @@ class EventLog(ABC):
         """Append an event to a stream and return its id. Ids are unique, and increase within the session.
 
         Args:
-            key: The key of the session or of the process.
+            key: The key of the session, or of a log of the processes.
             stream: The stream to append to.
             message: The message, or `None` for a priming event.
             final: Whether the event ends the stream.
@@ -208,9 +210,9 @@ class EventLog(ABC):
         """Return at most `limit` events after an event id, oldest first.
 
         Args:
-            key: The key of the session or of the process.
-            after: The id of the event to start after. `None` starts at the oldest event kept, and so does the id of an
-                evicted event. For a text that is no event id of this session, the result is empty.
+            key: The key of the session, or of a log of the processes.
+            after: The id of the event to start after. With `None`, or with the id of an evicted event, the result
+                starts at the oldest event that is kept. For a text that is no event id of this session, it is empty.
             stream: Return only events of this stream; `None` means all streams.
             limit: The maximum number of events.
         """
@@ -223,7 +225,8 @@ class EventLog(ABC):
         event is appended or the session ends.
 
         Returns:
-            Whether there may be something new to read, which need not be the case; `False` after the timeout.
+            `True` if there may be a new event, or if the session may have ended: the caller must check. `False` after
+            the timeout.
         """
 
     @abstractmethod

@@ -22,9 +22,9 @@ def masked(key: str, value: object) -> object:
 
     The whole value of a setting that is declared secret is `***`. So is any value whose key, or whose name in a table,
     contains a word such as password, secret, token, key or credential. In a text, `user:password@` becomes `***@`, and
-    the values of URL parameters with such names become `***`. If it is unclear where a password ends, more is masked
-    rather than less: a URL that cannot be parsed shows its scheme only. An object is shown as its text. An empty list
-    is shown, because it holds no secret.
+    the values of URL parameters with such names become `***`. If it is unclear where a password ends, more than the
+    password is masked: of a URL that cannot be parsed, only the scheme is shown. An object is shown as its text. An
+    empty list is shown, because it holds no secret.
 
     Args:
         key: The key of a setting, of a section, or of an entry of a table: `sessions.store_options.password`.

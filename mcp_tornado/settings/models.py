@@ -109,7 +109,7 @@ class ServerSettings(Section):
     )
     allowed_hosts: ListOrAny[HostHeader] = setting(
         ("localhost", "127.0.0.1", "[::1]"),
-        "The `Host` headers that are served. An entry without a port allows every port of that host. "
+        "The values of the `Host` header that are accepted. An entry without a port allows every port of that host. "
         '`["*"]` allows every host and so switches the check off.',
         min_length=1,
     )
@@ -122,9 +122,9 @@ class ServerSettings(Section):
             "http://[::1]",
             "https://[::1]",
         ),
-        "The `Origin` headers that are served; they also get CORS headers. An entry without a port allows every port "
-        'of that origin. `["*"]` allows every origin and so switches the check off. A request without `Origin` is '
-        "served in any case.",
+        "The values of the `Origin` header that are accepted; responses to them have CORS headers. An entry without a "
+        'port allows every port of that origin. `["*"]` allows every origin and so switches the check off. A request '
+        "without `Origin` is always accepted.",
     )
     xheaders: bool = setting(
         False,
@@ -134,7 +134,8 @@ class ServerSettings(Section):
     json_responses: bool = setting(
         False,
         "Whether calls are answered with JSON, never with an event stream. If true, a call cannot send progress, log "
-        "messages or questions before its result. `subscriptions/listen` is a stream in any case.",
+        "messages or server requests (requests to the client) before its result. `subscriptions/listen` is always a "
+        "stream.",
     )
     keepalive_seconds: Seconds = setting(
         15, "The time without an event, in seconds, after which a comment is sent on an open stream.", gt=0
@@ -161,7 +162,8 @@ class SessionSettings(Section):
     )
     idle_timeout_seconds: Seconds = setting(
         3600,
-        "The time after which a session expires, in seconds, if it has no request, no open stream and no running call.",
+        "The time after which a session expires, in seconds, if it has no request, no open stream and no running call. "
+        "It may expire up to one touch interval later.",
         gt=0,
     )
     lifetime_seconds: Seconds = setting(

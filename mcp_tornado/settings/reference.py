@@ -82,7 +82,7 @@ Put secrets into `.secrets.toml` or into variables. `mcp-tornado config` and err
 - URL parameters and store options that have the name of a secret, such as `password`, `token` or `key`;
 - settings whose whole value is secret. Their descriptions say so.
 
-If it is unclear where a secret ends, more is masked rather than less.
+If mcp-tornado cannot determine where a secret ends, it masks more than the secret.
 """
 _SECRECY: Final = {
     "none": "",

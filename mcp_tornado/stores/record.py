@@ -15,9 +15,9 @@ from mcp_tornado.sessions.store import Event, EventId
 class Record:
     """A session as a database stores it.
 
-    The fields that stores compare and search for are stored besides the payload. If `last_seen_at` or `expires_at` in
-    the payload differs, the field counts, so a touch need not write the payload. Times are integers, in microseconds
-    since the epoch.
+    The fields that stores compare or search are stored beside the payload. A touch need not write the payload: for
+    `last_seen_at` and `expires_at` the fields are valid, and the values in the payload are ignored. Times are integers,
+    in microseconds since the epoch.
     """
 
     last_seen_at: int
@@ -41,7 +41,7 @@ class Record:
         return Session.from_dict(self._values())
 
     def changed(self, changes: Mapping[str, Any]) -> Self:
-        """Return the record after `SessionStore.update` with these changes; `revision` is higher by 1.
+        """Return the record after `SessionStore.update` with these changes; the record revision is higher by 1.
 
         Raises:
             TypeError, ValueError: The changes hold something that JSON cannot represent.

@@ -3,9 +3,9 @@
 When an append fails, it is unknown whether the store has taken the event: the error may have come after the write.
 Appending it again could double it. Before each further attempt the appender therefore
 
-1. writes a barrier, a short lease. Once the barrier is written, the result of the earlier append is final: its event
-   can be read now, or never.
-2. searches the log for the event, from the newest event on that it knew before the first attempt.
+1. claims a short lease, the barrier. When this write has succeeded, the earlier append is decided: either its event can
+   be read now, or the store will never take it.
+2. searches the log for the event. It begins after the newest event that it knew before the first attempt.
 
 If the event is found, its id is the result; else the appender appends it again.
 """
@@ -37,7 +37,7 @@ async def retry_while_unavailable(attempt: Callable[[], Awaitable[_T]], retry_se
 
     Args:
         attempt: The function; it is called and awaited anew for each attempt.
-        retry_seconds: For how long to retry. Then the last error is raised. `None`: until an attempt succeeds.
+        retry_seconds: For how long to retry before the last error is raised; `None` retries until an attempt succeeds.
     """
     retrying = AsyncRetrying(
         retry=retry_if_exception_type(SessionError),
@@ -55,8 +55,9 @@ class StreamAppender:
         log: The event log.
         key: The session's key.
         stream: The stream's name.
-        shared: Whether other processes write to the stream too. Then an equal event of theirs that is newer than the
-            first attempt counts as this one: it says the same to the same client at the same time.
+        shared: Whether other processes write to the stream too. If so, the search after a failed attempt also accepts
+            an equal event of another process, if it was appended after the first attempt began. The client then gets
+            one event with this message instead of two.
     """
 
     def __init__(self, log: EventLog, key: str, stream: str, *, shared: bool = False) -> None:
@@ -112,7 +113,7 @@ class StreamAppender:
         return event_id
 
     async def _read_to_end(self) -> str | None:
-        """Return the newest event's id. An equal event of another process that is older must not count as this one."""
+        """Return the id of the stream's newest event, so that no older event of another process counts as this one."""
         newest_id = self._newest_id
         while events := await self._log.read(self.key, newest_id, stream=self.stream):
             newest_id = events[-1].id
@@ -121,7 +122,7 @@ class StreamAppender:
 
     async def _find_appended(self, message: Mapping[str, Any] | None, start: str | None) -> str | None:
         """Return the id of the event if a failed attempt has appended it after `start`, else `None`."""
-        # The barrier: after this write of this process, its earlier writes can be read, or never will be.
+        # The barrier: after this write, an earlier write of this process can be read, or it never will be.
         await self._log.claim(f"barrier:{self.stream}", self.stream, _BARRIER_SECONDS)
         wanted, after = encode(message), start
         while events := await self._log.read(self.key, after, stream=self.stream):

@@ -22,7 +22,7 @@ class Frame:
     id: str | None
     """The event's id; `None` if the event is not in the log."""
     message: Mapping[str, Any] | None
-    """The JSON-RPC message; `None` for a priming event."""
+    """The JSON-RPC message; `None` for a priming event, which has only an id."""
 
 
 class FrameReader(Protocol):
@@ -33,7 +33,7 @@ class FrameReader(Protocol):
         ...
 
     def close(self, *, discard_pending: bool = False) -> None:
-        """End the reading after the frames that are there already; `discard_pending` leaves these out too."""
+        """End the reading after the frames that are available now; `discard_pending` drops these too."""
         ...
 
 

@@ -39,7 +39,8 @@ class OpenReaders:
 
         Args:
             key: The session's key.
-            after: An event id of the stream closes the present reader and takes its place; `None` does not.
+            after: The event of the stream to start after. If there is a reader, the new one replaces it. `None` starts
+                at the oldest event that is kept; then there must be no reader.
             client_reconnects: See `StreamReader`.
 
         Raises:
@@ -78,12 +79,12 @@ class OpenReaders:
             reader.close(discard_pending=discard_pending, stream_continues=True)
 
     async def resume(self, key: str, event_id: EventId, *, runs_here: bool, client_reconnects: bool) -> StreamReader:
-        """Return a reader that continues the stream of a POST after an event.
+        """Return a reader that continues the stream of a call (a POST, or a call of `/mcp/send`) after an event.
 
         Args:
             key: The session's key.
             event_id: The event. If there never was such an event, the reader reads nothing.
-            runs_here: Whether a request of this stream still runs in this process.
+            runs_here: Whether a request that this stream answers still runs in this process.
             client_reconnects: See `StreamReader`.
 
         Raises:
@@ -149,7 +150,7 @@ class OpenReaders:
             reader.close()
 
     def close_open_ended(self) -> None:
-        """Close the readers that no call of this process ends, for their clients to reconnect."""
+        """Close the readers that wait for no running call of this process; their clients should reconnect."""
         for reader in self._all():
             if not reader.ends_with_a_call:
                 reader.close(stream_continues=True)

@@ -55,7 +55,8 @@ class Orphans:
         """End a stream if its process has died, with an error for each request that has no answer.
 
         Returns:
-            Whether the stream has ended.
+            `True` if the stream, or its session, has ended. `False` if the process of the stream is alive, or if
+            another process is ending the stream now.
 
         Raises:
             SessionError: `STORE_UNAVAILABLE`.

@@ -1,8 +1,8 @@
 """Read streams of a session from its event log, and follow them as new events are appended.
 
-The reader reads the log to its end, waits, and reads again. The log is the truth and a wake-up is a hint: the reader
-reads after every wait. A wake-up without an event may mean that the session has ended; only the session manager decides
-that, so the reader asks it.
+The reader reads the log to its end, waits, and reads again. A wake-up only says that the log may have changed, and it
+can be lost, so the reader reads after every wait. A wake-up without an event may mean that the session has ended; only
+the session manager knows that, so the reader asks it.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class StreamReader:
         is_alive: Returns whether the session is alive.
         shows: Returns whether the stream with this name is read.
         follows_one: Whether one stream is read, so that its final event ends the reader.
-        eviction_messages: The messages to end with if the bounds of the log have evicted the events to read next. If
-            there are none, reading goes on at the oldest event that is kept. For a reader of one stream.
+        eviction_messages: For a reader of one stream. If the log may have evicted events that the reader has not read,
+            the reader yields these messages and ends. Without such messages, it continues at the oldest event kept.
         on_idle: Called from time to time while there is nothing to read.
         client_reconnects: Whether the client knows that it must reconnect when the server closes the connection before
             the end of the stream (MCP 2025-11-25, basic/transports).
@@ -118,7 +118,8 @@ class StreamReader:
                 on_idle_at = now() + _ON_IDLE_SECONDS
                 if await self._on_idle(self._last_read_id):
                     continue
-            # A wake-up without an event may mean that the session has ended, in any process. Then `close` follows.
+            # A wake-up without an event may mean that the session has ended. If it has, `is_alive` causes this process
+            # to close its readers: then this reader waits only for `close`.
             has_ended = was_woken and not await self._is_alive(self.key)
             wait_until = keepalive_at if self._on_idle is None else min(keepalive_at, on_idle_at)
             was_woken = await self._wait(None if has_ended else max(0.0, wait_until - now()))
@@ -134,10 +135,10 @@ class StreamReader:
         return last_read is not None and oldest_id is not None and oldest_id.number > last_read.number
 
     async def _wait(self, timeout: float | None) -> bool:
-        """Wait for an event or for `close`, at most `timeout` seconds; `None`: for `close` alone.
+        """Wait for an event or for `close`, at most `timeout` seconds; `None` waits only for `close`, without a limit.
 
         Returns:
-            Whether there may be something new; `False` after the whole time.
+            Whether there may be a new event or `close` was called; `False` after the timeout.
         """
         if self._closed:
             return True

@@ -1,18 +1,21 @@
 """The answer to a POST: JSON, or an event stream.
 
-A silent call writes nothing to the event log: the answer to its POST is JSON. A POST becomes a stream if one of these
-happens before all its requests are answered:
+A silent call sends no message before its answer and ends within `events.stream_after_seconds`. The answer to its POST
+is JSON, and it writes nothing to the event log. A POST becomes a stream if one of these happens before all its requests
+are answered:
 
-- A handler emits a message: a notification, or a request of the server to the client.
+- A handler emits a message: a notification or a server request (a request from the server to the client).
 - The stream timer ends (`events.stream_after_seconds`).
 - A handler closes the connection, for the client to reconnect later.
 
-Only then the stream gets its name, which names this process, and its first event. From then on, each message is
-appended to the log and then sent on the connection with its event id. A client that has lost the connection resumes the
-stream from the log, in any process. A call of `/mcp/send` has a stream from its beginning, and no connection.
+At this moment the stream gets its name, which contains the name of this process, and its first event. From then on,
+each message is appended to the log and then sent on the connection with its event id. A client that has lost the
+connection resumes the stream from the log, in any process. A call of `/mcp/send` has a stream from its beginning, and
+no connection.
 
-If the store is unavailable, a connected client gets an answer at once, and any other message after 10 s at the latest,
-without an event id. If no client is connected, the message waits for the store, so that it is neither lost nor doubled.
+If the store is unavailable and a client is connected, the client gets answers at once and other messages after at most
+10 s, without event ids. If no client is connected, each message waits until the store is available again, and is then
+appended once.
 """
 
 from __future__ import annotations
@@ -72,8 +75,8 @@ class ResponseStream:
     """Collects the answers to the requests of one POST, or of one call of `/mcp/send`.
 
     Before `open` nothing is written to the event log, and the answers become a JSON body. After `open`, everything is
-    appended to the log, for clients that resume the stream. A connected client gets it from `queue`, also if the log
-    evicts it.
+    appended to the log, for clients that resume the stream. A connected client gets every message from `queue`, even
+    one that the log evicts or could not take.
 
     Args:
         log: The event log.
@@ -131,7 +134,7 @@ class ResponseStream:
         """Wait until all requests are answered, something is emitted, the client disconnects, or the timer ends.
 
         Args:
-            stream_timer: Limits the wait; `None` does not.
+            stream_timer: Ends the wait when it is over; `None` sets no time limit.
 
         Returns:
             Whether `json_answer` can be sent, or there is no client to send to. If not, a stream is needed.
@@ -248,7 +251,7 @@ class ResponseStream:
                 await appender.append(jsonrpc.error(message.get("id"), error), final=last)
 
     async def emit(self, message: Mapping[str, Any]) -> None:
-        """Send a notification or a request of the server to the client, on the stream, which is opened if needed.
+        """Send a notification or a server request on the stream, which is opened if needed.
 
         The message is dropped if the POST may not become a stream, if all requests are answered, or if the session has
         ended and no client is connected. If too many frames wait for a slow client, this waits until there is room.
@@ -315,7 +318,7 @@ class SessionExchange:
 
     Args:
         stream: Collects the answers.
-        stream_timer: Limits the wait for a JSON answer; `None` does not.
+        stream_timer: Limits the wait for a JSON answer; `None` sets no time limit.
     """
 
     def __init__(self, stream: ResponseStream, stream_timer: SharedTimer | None) -> None:
@@ -329,7 +332,7 @@ class SessionExchange:
         try:
             await self._stream.open()
         except (SessionError, SessionGone):
-            # A stream needs the store, a JSON answer does not: wait for it, unless a handler opens the stream later.
+            # A JSON answer needs no store: wait for the answer, unless a handler opens the stream later.
             if await self._stream.wait_for_json_answer(None):
                 return self._stream.json_answer()
         return None

@@ -1,24 +1,28 @@
 """One reader at a time for the standalone stream of a session, among all processes.
 
-The process that reads a session's standalone stream holds a lease in the store, `get:<session>`. The lease is a hint:
+The process that reads a session's standalone stream holds a lease in the store, `get:<session>`. The lease does not
+prove that a process reads the stream:
 
-- A process that gets the lease knows that no other process reads the stream.
-- A process that does not get the lease knows nothing: the holder may be dead, or may have stopped reading a moment ago.
-  It asks all processes (`standalone.holder`), and only a process that answers within 2 s counts as a reader. If no
-  process answers, or if the lease becomes free meanwhile, the stream is free.
+- A process that gets the lease assumes that no other process reads the stream. If that is wrong, two processes read the
+  stream for a short time, until one of them stops (see below).
+- A process that does not get the lease cannot conclude that the stream is read: the holder may be dead, or may have
+  stopped reading a moment ago. The process asks all other processes (`standalone.holder`), and only a process that
+  answers within 2 s counts as a reader. If no process answers, or if the asking process gets the lease while it waits,
+  the stream is free.
 
 A GET with an event id of the stream takes the stream over from another GET. Its process broadcasts `standalone.taken`,
-and each other process that reads the stream stops. If two processes take the stream over at the same time, the later
-broadcast wins. All processes read broadcasts in the same order, so they agree which one that is: a process ignores
-takeovers that it reads before its own. A process that reads the stream without the lease because no process has
-answered broadcasts `standalone.taken` too: the holder may only have been slow.
+and each other process that reads the stream stops. If two processes take the stream over at the same time, the process
+whose broadcast is later in the broadcast log keeps the stream. All processes read that log in the same order. While a
+process has not yet read its own broadcast, it ignores the takeovers of other processes, which are earlier in the log. A
+process that reads the stream without the lease because no process has answered broadcasts `standalone.taken` too: the
+holder may only have been slow.
 
 A process that loses the stream to a takeover does not release its lease but lets it expire. If the lease were free, a
 third process could claim it before the new reader does, and conclude that no process reads the stream.
 
-Each process renews its leases. If it cannot, because another process holds the lease, it asks whether that process
-reads the stream, and if so stops reading. So two readers that nevertheless came about, for example because a process
-was stopped for longer than its lease lasts, become one again.
+Each process renews its leases. If it cannot, because another process holds the lease, it asks whether another process
+reads the stream, and if so stops reading. Thus only one reader remains if two processes read the stream, for example
+because a process was stopped for longer than its lease lasts.
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ from mcp_tornado.streams.open_readers import OpenReaders, standalone_conflict
 from mcp_tornado.streams.tasks import Spawn
 
 HOLDER: Final = "standalone.holder"
-"""Message kind: asks which process reads a session's standalone stream."""
+"""Message kind: asks all other processes whether they read a session's standalone stream."""
 TAKEN: Final = "standalone.taken"
 """Message kind: from now on the sender reads a session's standalone stream."""
 CLOSE: Final = "standalone.close"
@@ -50,7 +54,11 @@ _FIRST_CLAIM_SECONDS: Final = 0.2
 _MAX_CLAIM_SECONDS: Final = 10.0
 """Longest pause between two attempts to claim a lease that another process holds."""
 _LEASE_SECONDS: Final = 90.0
-"""How long a lease lasts. It is renewed together with the sessions that are kept alive."""
+"""How long a lease lasts after its last renewal.
+
+It is renewed at each keepalive interval (`SessionManager.keepalive_interval`, 30 s by default). If that interval is
+longer than the lease, because the touch interval is above 90 s, the lease expires before each renewal. Another process
+can then get the lease, and both processes read the stream until the next renewal."""
 
 
 class StandaloneStreams:
@@ -74,9 +82,9 @@ class StandaloneStreams:
         self._spawn = spawn
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._unread_takeovers: Counter[str] = Counter()
-        """By session: number of own takeovers that this process has not read in the broadcast log yet."""
+        """By session: number of takeovers of this process that it has not read in the broadcast log yet."""
         self._lost_until: dict[str, float] = {}
-        """By session whose stream was lost to another process: when the own lease expires (monotonic clock)."""
+        """By session whose stream another process took over: when this process's lease expires (monotonic clock)."""
         mailbox.register_own_broadcast(TAKEN, lambda payload: self._note_own_takeover(_session_in(payload)))
         mailbox.register(HOLDER, self._handle_holder)
         mailbox.register(TAKEN, self._handle_taken)
@@ -94,7 +102,8 @@ class StandaloneStreams:
                 `STORE_UNAVAILABLE`.
         """
         async with self._lock_of(key):
-            # After the stream was lost to another process, this process can still hold the lease: that means nothing.
+            # After another process took the stream over, this process may still hold the lease, although it does not
+            # read the stream. So holding the lease does not show that the stream is free.
             was_lost = self._lost_until.pop(key, 0.0) > time.monotonic()
             has_lease = not (was_lost and not take_over) and await self._claim(key)
             if has_lease and not take_over:
@@ -173,7 +182,8 @@ class StandaloneStreams:
     async def _is_read_elsewhere(self, key: str, *, trust_lease: bool) -> bool:
         """Ask the other processes whether one of them reads a stream.
 
-        If `trust_lease`, the lease is tried again meanwhile: if this process gets it, no other process reads.
+        If `trust_lease`, this process also tries to claim the lease while it waits. If it gets the lease, it assumes
+        that no other process reads the stream.
         """
         asking = asyncio.create_task(self._mailbox.ask(HOLDER, {"session": key}, _ANSWER_SECONDS))
         try:
@@ -192,7 +202,7 @@ class StandaloneStreams:
     async def _handle_taken(self, payload: Payload) -> bool:
         key = _session_in(payload)
         if self._readers.reads_standalone(key) and key not in self._unread_takeovers:
-            # The lease is not released but left to expire: no process that tries it meanwhile finds it free.
+            # The lease is not released but left to expire, so that no third process gets it before the new reader.
             now = time.monotonic()
             self._lost_until = {each: end for each, end in self._lost_until.items() if end > now}
             self._lost_until[key] = now + _LEASE_SECONDS

@@ -1,4 +1,4 @@
-"""The background tasks of a process, kept so that its end can wait for them or cancel them."""
+"""The background tasks of a process, which it waits for in a drain and cancels when it ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One delay for many callbacks: all wait equally long, and share one timer of the event loop."""
+"""A timer for many callbacks with the same delay. They share one timer of the event loop."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class TimerHandle:
 class SharedTimer:
     """Calls callbacks after a fixed time.
 
-    Nearly every call cancels its callback before the time is over. A timer of its own for each call would cost more
-    than this.
+    Nearly every call cancels its callback before the delay ends. One timer of the event loop for all calls costs less
+    than one for each call.
 
     Args:
         seconds: The delay of every callback.
@@ -33,7 +33,7 @@ class SharedTimer:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._pending: deque[tuple[float, TimerHandle]] = deque()
-        """When to call (the event loop's time), and what; the earliest first."""
+        """The time of each callback (the event loop's clock) and its handle, the earliest first."""
         self._timer: asyncio.TimerHandle | None = None
 
     def call_later(self, callback: Callable[[], None]) -> TimerHandle:

@@ -52,7 +52,7 @@ class BaseHandler(SessionValidationMixin):
         self._body = RequestBody(services.settings.server.max_body_bytes)
         self._is_refused = False
         self.is_timed = True
-        """Whether metrics count the duration of the request; they do not for a stream."""
+        """Whether metrics count the duration of the request; `False` for a stream."""
 
     @property
     def services(self) -> Services:

@@ -10,7 +10,7 @@ from mcp_tornado.testing.events.base import EventLogFixtures, fill, numbers
 
 
 class ProcessKeyContract(EventLogFixtures):
-    """A key that begins with `@` has events and no session."""
+    """A key that begins with `@` is that of a log of the processes: it has events and no session."""
 
     @pytest.mark.parametrize("key", ["@p", "@process-1", "@a.b", "@host.example:8000", "@"])
     async def test_the_keys_of_processes_need_no_session(self, store: EventStore, clock: FakeClock, key: str) -> None:

@@ -14,7 +14,7 @@ from mcp_tornado.testing.clock import FakeClock
 
 
 class TouchContract(StoreContract):
-    """`touch` moves the times of live sessions forward, and nothing resurrects an ended session."""
+    """`touch` moves the times of live sessions forward, and no operation makes an ended session live again."""
 
     async def test_a_touch_moves_both_times_and_nothing_else(
         self, store: SessionStore, make_session: MakeSession, clock: FakeClock

@@ -19,7 +19,7 @@ _WRITERS: Final = 50
 
 
 class UpdateContract(StoreContract):
-    """`update` changes a live session atomically, if the revision is the expected one."""
+    """`update` changes a live session atomically, if the record revision is the expected one."""
 
     async def test_an_update_changes_the_named_fields_and_counts_the_revision(
         self, store: SessionStore, make_session: MakeSession
