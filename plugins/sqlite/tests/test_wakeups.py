@@ -50,7 +50,7 @@ async def test_a_change_while_a_task_begins_to_wait_wakes_it(make_store):
         assert woken is True, "woken, not timed out"
 
 
-async def test_a_failure_of_the_thread_is_logged_once_and_no_change_is_missed(
+async def test_an_interruption_is_logged_once_and_misses_nothing(
     make_store, start_waiting, path, tmp_path, caplog, monkeypatch
 ):
     monkeypatch.setattr(wakeups, "_RETRY_SECONDS", 0.001)
