@@ -8,12 +8,14 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Final
 
 from tornado.netutil import bind_sockets
 
 from mcp_tornado.app import MCPApplication, create_app_from_settings, create_store_from_settings
+from mcp_tornado.hosting import UserCodeFailed
 from mcp_tornado.http1 import Server
 from mcp_tornado.log import get_logger
 from mcp_tornado.sessions import EventLog
@@ -30,6 +32,10 @@ _FORCED_EXIT_SECONDS: Final = 3.0
 """How long threads may keep a stopped server's process alive."""
 
 
+class CannotListen(Exception):
+    """The process cannot listen on the address; the message names it and says why."""
+
+
 def start_workers(settings: Settings) -> Worker | None:
     """Listen, and fork as many workers as the settings say.
 
@@ -41,10 +47,10 @@ def start_workers(settings: Settings) -> Worker | None:
         ConfigError: The store or the system does not allow several workers.
         StorePluginError: The store cannot be created.
         WorkersFailed: A worker cannot serve.
-        OSError: The process cannot listen on the address.
+        CannotListen: The process cannot listen on the address.
     """
     _check_workers(settings)
-    sockets = bind_sockets(settings.server.port, settings.server.host)
+    sockets = _bind(settings)
     return supervise(sockets, settings.server.workers, settings.server.shutdown_grace_seconds)
 
 
@@ -73,11 +79,29 @@ async def serve(server: object, settings: Settings, worker: Worker | None = None
 
     Raises:
         ConfigError, NotServable, StorePluginError: The server cannot be served; see `create_app`.
-        OSError: The process cannot listen on the address.
+        CannotListen: The process cannot listen on the address.
+        UserCodeFailed: The server's lifespan has raised an exception.
     """
     app = create_app_from_settings(server, settings)
     stop = _watch_stop_signals() if worker is None else worker.watch_stop_requests()
-    sockets = bind_sockets(settings.server.port, settings.server.host) if worker is None else worker.sockets
+    sockets = _bind(settings) if worker is None else worker.sockets
+    try:
+        await _serve_until_stopped(app, sockets, settings, stop, worker)
+    except BaseException as error:
+        if error is app.lifespan_error:
+            raise UserCodeFailed("the server's lifespan failed", error) from error
+        raise
+    _log.info("server.stopped", pid=os.getpid())
+    _schedule_forced_exit()
+
+
+async def _serve_until_stopped(
+    app: MCPApplication,
+    sockets: Sequence[socket.socket],
+    settings: Settings,
+    stop: asyncio.Event,
+    worker: Worker | None,
+) -> None:
     async with app.lifespan():
         http = Server(app, xheaders=settings.server.xheaders)
         await http.listen(sockets)
@@ -89,11 +113,18 @@ async def serve(server: object, settings: Settings, worker: Worker | None = None
         if worker is not None and worker.has_lost_supervisor:
             http.stop()  # a new supervisor needs the address
         await _drain(app, http, settings.server.shutdown_grace_seconds)
-    _log.info("server.stopped", pid=os.getpid())
-    _schedule_forced_exit()
 
 
 # ---------------------------------------------------------------- start
+
+
+def _bind(settings: Settings) -> list[socket.socket]:
+    host, port = settings.server.host, settings.server.port
+    try:
+        return bind_sockets(port, host)
+    except (OSError, UnicodeError) as error:  # UnicodeError: the name is not a valid host name
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise CannotListen(f"cannot listen on {host}:{port}: {reason}") from error
 
 
 def _watch_stop_signals() -> asyncio.Event:

@@ -2,5 +2,6 @@
 
 from mcp_tornado.hosting.host import HostedServer, NotServable, host
 from mcp_tornado.hosting.request import InboundRequest
+from mcp_tornado.hosting.user_code import UserCodeFailed
 
-__all__ = ["HostedServer", "InboundRequest", "NotServable", "host"]
+__all__ = ["HostedServer", "InboundRequest", "NotServable", "UserCodeFailed", "host"]

@@ -54,7 +54,8 @@ def host(candidate: object) -> HostedServer:
         return HostedServer(low_level_server(candidate), custom_routes(candidate))
     raise NotServable(
         f"a {type(candidate).__module__}.{type(candidate).__qualname__} cannot be served: give an MCPServer or a "
-        "low-level Server of the official SDK (mcp 2.3 or newer), or a FastMCP server (fastmcp 4.1 or newer)"
+        "low-level Server of the official SDK (mcp 2.3 or newer), or a FastMCP server (fastmcp 4.1 or newer). Call a "
+        "function that returns a server, and give its result"
     )
 
 

@@ -27,6 +27,12 @@ class Verifier:
 auth = AuthSettings(issuer_url="https://issuer.example", resource_server_url="https://me.example/mcp")
 guarded = MCPServer("guarded", token_verifier=Verifier(), auth=auth)
 number = 17
+
+def needs_name(name, port=8000):
+    return guarded
+
+def run():
+    pass
 """
 
 
@@ -36,10 +42,11 @@ APPS = [
     ("servers.py:nonesuch", ["nonesuch", "guarded"]),
     ("nonesuch.py:server", ["nonesuch.py"]),
     ("servers:number", ["int", "MCPServer"]),
-    ("servers", ["app", "package.module:attribute"]),
-    ("broken:server", ["broken", "nonesuch_dependency"]),
-    ("broken.py:server", ["broken.py", "nonesuch_dependency"]),
-    ("wrong.py:server", ["wrong.py", "SyntaxError"]),
+    ("servers", ["none of mcp, server, app", "servers:attribute", "guarded"]),
+    ("servers:a b", ["app", "package.module:attribute"]),
+    ("servers:Verifier", ["servers:Verifier", "class", "instance"]),
+    ("servers:needs_name", ["needs_name", "(name)", "return needs_name(name=...)"]),
+    ("servers:run", ["servers:run()", "None", "returns the server"]),
     ("servers:guarded", ["guarded", "auth", "not served"]),
 ]
 SETTINGS = [
@@ -57,8 +64,6 @@ Completed = subprocess.CompletedProcess[str]
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("command-line")
     (path / "servers.py").write_text(SERVERS)
-    (path / "broken.py").write_text("import nonesuch_dependency\n")
-    (path / "wrong.py").write_text("def (:\n")
     return path
 
 
@@ -149,6 +154,38 @@ async def test_unserved_routes_are_logged(start_server: StartServer) -> None:
         assert server.log_lines_of("route.unserved")[0]["level"] == "warning"
         async with open_wire(server) as wire:
             assert (await wire.http.get(f"{server.origin}/custom/health")).status_code == 404
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", ["types", "mcp", "fastmcp"])
+async def test_a_file_with_the_name_of_another_module_is_served(
+    start_server: StartServer, tmp_path: Path, name: str
+) -> None:
+    app = tmp_path / f"{name}.py"
+    app.write_text("from fastmcp import FastMCP\nmcp = FastMCP('m')\n@mcp.tool\ndef name() -> str:\n    return 'yes'\n")
+    with start_server(str(app)) as server:
+        async with open_wire(server) as wire:
+            await wire.open_session()
+            assert await wire.call_tool("name") == "yes"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("keyword", ["def", "async def"])
+async def test_a_function_that_returns_a_server_is_called(
+    start_server: StartServer, tmp_path: Path, keyword: str
+) -> None:
+    app = tmp_path / "factory.py"
+    app.write_text(
+        "from mcp.server.mcpserver import MCPServer\n"
+        f"{keyword} create_server(name='made'):\n"
+        "    server = MCPServer(name)\n"
+        "    @server.tool()\n    def its_name() -> str:\n        return name\n"
+        "    return server\n"
+    )
+    with start_server(f"{app}:create_server") as server:
+        async with open_wire(server) as wire:
+            await wire.open_session()
+            assert await wire.call_tool("its_name") == "made"
 
 
 @pytest.mark.anyio
