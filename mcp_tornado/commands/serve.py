@@ -11,7 +11,7 @@ import click
 from mcp_tornado import log
 from mcp_tornado.commands.find_server import FoundServer, find_server
 from mcp_tornado.commands.options import load, settings_options
-from mcp_tornado.hosting import NotServable, UserCodeFailed
+from mcp_tornado.hosting import NotServable, UserCodeFailed, check_applications
 from mcp_tornado.server import CannotListen, start_workers
 from mcp_tornado.server import serve as serve_until_signal
 from mcp_tornado.sessions import SessionError, StoreError
@@ -72,7 +72,9 @@ def _end(message: str, traceback: str = "") -> NoReturn:
 
 
 async def _serve_found(found: FoundServer, settings: Settings, worker: Worker | None = None) -> None:
-    await serve_until_signal(await found.resolve(), settings, worker)
+    server = await found.resolve()
+    check_applications(vars(found.module).values(), server)
+    await serve_until_signal(server, settings, worker)
 
 
 def _serve_with_workers(settings: Settings) -> None:

@@ -36,6 +36,18 @@ def run():
 """
 
 
+APPLICATION = """
+from fastmcp import FastMCP
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+
+class CheckToken(BaseHTTPMiddleware):
+    pass
+
+mcp = FastMCP("guarded")
+app = mcp.http_app(middleware=[Middleware(CheckToken)])
+"""
+
 APPS = [
     ("nonesuch.module:server", ["nonesuch", "path/to/file.py:attribute"]),
     ("servers:nonesuch", ["nonesuch", "guarded"]),
@@ -48,6 +60,7 @@ APPS = [
     ("servers:needs_name", ["needs_name", "(name)", "return needs_name(name=...)"]),
     ("servers:run", ["servers:run()", "None", "returns the server"]),
     ("servers:guarded", ["guarded", "auth", "not served"]),
+    ("application.py", ["guarded", "application.CheckToken", "authentication", "not served"]),
 ]
 SETTINGS = [
     ("SERVER__PROT", 1, ["server.prot", "server.port", "MCP_TORNADO_SERVER__PROT"]),
@@ -64,6 +77,7 @@ Completed = subprocess.CompletedProcess[str]
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("command-line")
     (path / "servers.py").write_text(SERVERS)
+    (path / "application.py").write_text(APPLICATION)
     return path
 
 

@@ -151,7 +151,9 @@ def test_an_app_that_is_no_name_is_refused(app: object) -> None:
         load_settings(overrides={"app": app})
 
 
-@pytest.mark.parametrize("app", ["pkg.mod:server", "pkg.mod", "path/to my/file.py", "path/to my/file.py:make.server", r"C:\x.py:mcp"])
+@pytest.mark.parametrize(
+    "app", ["pkg.mod:server", "pkg.mod", "path/to my/file.py", "path/to my/file.py:make.server", r"C:\x.py:mcp"]
+)
 def test_an_app_is_a_module_or_a_file(app: str) -> None:
     assert load_settings(overrides={"app": app}).settings.app == app
 
