@@ -15,11 +15,11 @@ from typing import Final
 from tornado.netutil import bind_sockets
 
 from mcp_tornado.app import MCPApplication, create_app_from_settings, create_store_from_settings
-from mcp_tornado.hosting import UserCodeFailed
+from mcp_tornado.hosting import Offers, UserCodeFailed, count_offers
 from mcp_tornado.http1 import Server
 from mcp_tornado.log import get_logger
 from mcp_tornado.sessions import EventLog
-from mcp_tornado.settings import ConfigError, Settings
+from mcp_tornado.settings import ConfigError, LoadedSettings, Settings, masked
 from mcp_tornado.stores.plugins import scheme_of
 from mcp_tornado.supervisor import Worker, supervise
 
@@ -68,12 +68,12 @@ def _check_workers(settings: Settings) -> None:
     raise ConfigError(f"server.workers: cannot run {settings.server.workers} workers: {reason}; use 1")
 
 
-async def serve(server: object, settings: Settings, worker: Worker | None = None) -> None:
+async def serve(server: object, loaded: LoadedSettings, worker: Worker | None = None) -> None:
     """Serve a server object until SIGTERM or SIGINT, then drain and return; a second signal ends the process at once.
 
     Args:
         server: An SDK `MCPServer`, a low-level `Server`, or a FastMCP server.
-        settings: The settings.
+        loaded: The settings.
         worker: The role of this process if it is one of several workers; then its supervisor decides when it stops.
             `/metrics` and `/readyz` answer for the process that gets the request, not for all workers.
 
@@ -82,11 +82,12 @@ async def serve(server: object, settings: Settings, worker: Worker | None = None
         CannotListen: The process cannot listen on the address.
         UserCodeFailed: The server's lifespan has raised an exception.
     """
+    settings = loaded.settings
     app = create_app_from_settings(server, settings)
     stop = _watch_stop_signals() if worker is None else worker.watch_stop_requests()
     sockets = _bind(settings) if worker is None else worker.sockets
     try:
-        await _serve_until_stopped(app, sockets, settings, stop, worker)
+        await _serve_until_stopped(server, app, sockets, loaded, stop, worker)
     except BaseException as error:
         if error is app.lifespan_error:
             raise UserCodeFailed("the server's lifespan failed", error) from error
@@ -96,17 +97,20 @@ async def serve(server: object, settings: Settings, worker: Worker | None = None
 
 
 async def _serve_until_stopped(
+    server: object,
     app: MCPApplication,
     sockets: Sequence[socket.socket],
-    settings: Settings,
+    loaded: LoadedSettings,
     stop: asyncio.Event,
     worker: Worker | None,
 ) -> None:
+    settings = loaded.settings
     async with app.lifespan():
+        offers = await count_offers(server)
         http = Server(app, xheaders=settings.server.xheaders)
         await http.listen(sockets)
         _tune_garbage_collection()
-        _log.info("server.started", version=version("mcp-tornado"), pid=os.getpid(), url=_url(settings, sockets[0]))
+        _log_start(loaded, _url(settings, sockets[0]), offers)
         if worker is not None:
             worker.report_serving()
         await stop.wait()
@@ -147,6 +151,27 @@ def _tune_garbage_collection() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD_OBJECTS)
+
+
+def _log_start(loaded: LoadedSettings, url: str, offers: Offers) -> None:
+    _log.info(
+        "server.started",
+        version=version("mcp-tornado"),
+        pid=os.getpid(),
+        url=url,
+        app=loaded.settings.app,
+        store=masked("sessions.store", loaded.settings.sessions.store),
+        environment=loaded.environment,
+        settings_files=list(loaded.files),
+        tools=offers.tools,
+    )
+    if offers.is_empty:
+        _log.warning(
+            "server.empty",
+            app=loaded.settings.app,
+            hint="the server has no tools, prompts or resources. If a function adds them, such as main(), serve a "
+            "function without arguments that adds them and returns the server: package.module:function",
+        )
 
 
 def _url(settings: Settings, listening: socket.socket) -> str:

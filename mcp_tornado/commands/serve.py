@@ -15,7 +15,7 @@ from mcp_tornado.hosting import NotServable, UserCodeFailed, check_applications
 from mcp_tornado.server import CannotListen, start_workers
 from mcp_tornado.server import serve as serve_until_signal
 from mcp_tornado.sessions import SessionError, StoreError
-from mcp_tornado.settings import ConfigError, Settings
+from mcp_tornado.settings import ConfigError, LoadedSettings
 from mcp_tornado.stores.plugins import StorePluginError
 from mcp_tornado.supervisor import Worker, WorkersFailed
 
@@ -47,13 +47,14 @@ def serve(
         "server.workers": workers,
         "sessions.store": store,
     }
-    settings = load(env, overrides).settings
+    loaded = load(env, overrides)
+    settings = loaded.settings
     log.configure(settings.log.level, settings.log.format)
     try:
         if settings.server.workers == 1:
-            asyncio.run(_serve_found(_import_server(settings.app), settings))
+            asyncio.run(_serve_found(_import_server(settings.app), loaded))
         else:
-            _serve_with_workers(settings)
+            _serve_with_workers(loaded)
     except (UserCodeFailed, WorkersFailed) as error:
         _end(str(error), error.traceback)
     except _SERVE_ERRORS as error:
@@ -71,19 +72,19 @@ def _end(message: str, traceback: str = "") -> NoReturn:
     raise click.ClickException(message)
 
 
-async def _serve_found(found: FoundServer, settings: Settings, worker: Worker | None = None) -> None:
+async def _serve_found(found: FoundServer, loaded: LoadedSettings, worker: Worker | None = None) -> None:
     server = await found.resolve()
     check_applications(vars(found.module).values(), server)
-    await serve_until_signal(server, settings, worker)
+    await serve_until_signal(server, loaded, worker)
 
 
-def _serve_with_workers(settings: Settings) -> None:
-    worker = start_workers(settings)
+def _serve_with_workers(loaded: LoadedSettings) -> None:
+    worker = start_workers(loaded.settings)
     if worker is None:
         return
     # This process is a worker. The supervisor reports its failure, so that the reason is shown once and not per worker.
     try:
-        asyncio.run(_serve_found(_import_server(settings.app), settings, worker))
+        asyncio.run(_serve_found(_import_server(loaded.settings.app), loaded, worker))
     except UserCodeFailed as error:
         worker.report_failure(str(error), error.traceback)
         raise click.exceptions.Exit(1) from error

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.command_line import error_output, install_plugin, run_command
-from tests.integration.server_process import StartServer, app_name
+from tests.integration.server_process import Server, StartServer, app_name
 from tests.integration.stores import sqlite_url
 from tests.integration.wire import open_wire
 
@@ -200,6 +200,55 @@ async def test_a_function_that_returns_a_server_is_called(
         async with open_wire(server) as wire:
             await wire.open_session()
             assert await wire.call_tool("its_name") == "made"
+
+
+def test_the_start_is_logged_with_store_environment_files_and_tools(tmp_path: Path) -> None:
+    settings = tmp_path / "settings.toml"
+    install_plugin(tmp_path, "hidden-1", "hidden", "hidden_store")
+    (tmp_path / "hidden_store.py").write_text(
+        "from mcp_tornado.stores.memory import memory_store\n"
+        "def factory(url, options, clock):\n    return memory_store('memory://', options, clock)\n"
+    )
+    settings.write_text("[staging.log]\nlevel = 'INFO'\n")
+    app = tmp_path / "two_tools.py"
+    app.write_text(
+        "from fastmcp import FastMCP\nmcp = FastMCP('m')\ndef name() -> str:\n    return ''\n"
+        "mcp.tool(name='a')(name)\nmcp.tool(name='b')(name)\n"
+    )
+    server = Server(str(app), tmp_path, {"ENV": "staging", "SESSIONS__STORE": "hidden://user:hunter2@host"})
+    try:
+        started = server.block_until_logged("server.started")
+        assert started["store"] == "hidden://***@host"
+        assert started["environment"] == "staging"
+        assert started["settings_files"] == [str(settings)]
+        assert started["tools"] == 2
+        assert started["app"] == str(app)
+        assert server.log_lines_of("server.empty") == []
+        assert "hunter2" not in "".join(server.raw_log_lines)
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize(
+    "package", ["from fastmcp import FastMCP as S", "from mcp.server.mcpserver import MCPServer as S"]
+)
+def test_a_server_that_offers_nothing_is_a_warning(start_server: StartServer, tmp_path: Path, package: str) -> None:
+    app = tmp_path / "filled_later.py"
+    app.write_text(
+        f"{package}\nmcp = S('m')\ndef name() -> str:\n    return ''\n"
+        "def main():\n    mcp.tool()(name)\n    mcp.run()\n"
+        "def create():\n    mcp.tool()(name)\n    return mcp\n"
+    )
+    with start_server(f"{app}:mcp") as server:
+        warning = server.block_until_logged("server.empty", level="warning")
+        assert [
+            word for word in ("main()", "returns the server", "package.module:function") if word not in warning["hint"]
+        ] == []
+        assert server.log_lines_of("server.started")[0]["tools"] == 0
+    with start_server(f"{app}:create") as server:
+        assert server.block_until_logged("server.started")["tools"] == 1
+        server.stop()
+        assert server.log_lines_of("server.empty") == []
 
 
 @pytest.mark.anyio
