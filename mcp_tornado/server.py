@@ -16,12 +16,13 @@ from tornado.netutil import bind_sockets
 
 from mcp_tornado.app import MCPApplication, create_app_from_settings, create_store_from_settings
 from mcp_tornado.hosting import Offers, UserCodeFailed, count_offers
-from mcp_tornado.http1 import Server
+from mcp_tornado.http1 import BACKLOG_CONNECTIONS, Server
 from mcp_tornado.log import get_logger
 from mcp_tornado.sessions import EventLog
 from mcp_tornado.settings import ConfigError, LoadedSettings, Settings, masked
 from mcp_tornado.stores.plugins import scheme_of
 from mcp_tornado.supervisor import Worker, supervise
+from mcp_tornado.web.guards import is_loopback
 
 _log = get_logger(__name__)
 
@@ -110,7 +111,7 @@ async def _serve_until_stopped(
         http = Server(app, xheaders=settings.server.xheaders)
         await http.listen(sockets)
         _tune_garbage_collection()
-        _log_start(loaded, _url(settings, sockets[0]), offers)
+        _log_start(loaded, _url(settings, sockets[0]), [each.getsockname()[0] for each in sockets], offers)
         if worker is not None:
             worker.report_serving()
         await stop.wait()
@@ -125,7 +126,7 @@ async def _serve_until_stopped(
 def _bind(settings: Settings) -> list[socket.socket]:
     host, port = settings.server.host, settings.server.port
     try:
-        return bind_sockets(port, host)
+        return bind_sockets(port, host, backlog=BACKLOG_CONNECTIONS)
     except (OSError, UnicodeError) as error:  # UnicodeError: the name is not a valid host name
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise CannotListen(f"cannot listen on {host}:{port}: {reason}") from error
@@ -153,7 +154,7 @@ def _tune_garbage_collection() -> None:
     gc.set_threshold(_GC_THRESHOLD_OBJECTS)
 
 
-def _log_start(loaded: LoadedSettings, url: str, offers: Offers) -> None:
+def _log_start(loaded: LoadedSettings, url: str, addresses: Sequence[str], offers: Offers) -> None:
     _log.info(
         "server.started",
         version=version("mcp-tornado"),
@@ -165,6 +166,16 @@ def _log_start(loaded: LoadedSettings, url: str, offers: Offers) -> None:
         settings_files=list(loaded.files),
         tools=offers.tools,
     )
+    allowed_hosts = loaded.settings.server.allowed_hosts
+    if not all(map(is_loopback, addresses)) and all(map(is_loopback, allowed_hosts)):
+        _log.warning(
+            "server.hosts_loopback",
+            host=loaded.settings.server.host,
+            allowed_hosts=list(allowed_hosts),
+            hint="the server listens for other machines, but server.allowed_hosts has loopback names only: requests "
+            "to any other host name are refused with 421 MISDIRECTED_HOST. Set server.allowed_hosts to the names "
+            "that clients use",
+        )
     if offers.is_empty:
         _log.warning(
             "server.empty",

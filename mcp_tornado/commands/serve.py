@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from typing import Final, NoReturn
 
 import click
@@ -40,6 +41,8 @@ def serve(
     The attribute is a server object, or a function without arguments that returns one. Without an attribute, mcp,
     server and app are tried.
     """
+    if sys.platform == "win32":
+        raise click.ClickException("Windows is not supported: run mcp-tornado in WSL or in a Linux container")
     overrides = {
         "app": app,
         "server.host": host,
