@@ -104,6 +104,7 @@ class MCPApplication(Application):
 
         Raises:
             StoreUnavailable: The store cannot be reached.
+            Exception: The exception that the server's lifespan raises passes unchanged.
         """
         async with AsyncExitStack() as stack:
             stack.enter_context(suppress_handler_errors(_SDK_LOGGER))
@@ -112,6 +113,11 @@ class MCPApplication(Application):
             self._cleanup.start()
             stack.push_async_callback(self._cleanup.stop)
             yield
+
+    @property
+    def lifespan_error(self) -> BaseException | None:
+        """The exception that the server's own lifespan has raised, inside of `lifespan()`; `None` if there is none."""
+        return self._kernel.lifespan_error
 
     async def drain(self, grace: float) -> None:
         """Refuse new calls and wait until the running ones finish; cancel those that still run after the grace period.

@@ -8,6 +8,7 @@ worker that dies, after a delay that doubles with each death. This needs a syste
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -36,7 +37,16 @@ _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class WorkersFailed(Exception):
-    """The workers cannot serve at all; the message says why."""
+    """The workers cannot serve at all; the message says why.
+
+    Args:
+        reason: The message.
+        traceback: The traceback of a fault in the user's code; empty if there is none.
+    """
+
+    def __init__(self, reason: str, traceback: str = "") -> None:
+        super().__init__(reason)
+        self.traceback: Final = traceback
 
 
 class Worker:
@@ -47,7 +57,7 @@ class Worker:
         lifeline: The read end of a pipe whose write end only the supervisor has. It is at end of file when the
             supervisor has ended.
         reports: The pipe that carries reports to the supervisor: an empty message when the worker serves, or the reason
-            why it ends.
+            and the traceback with which it ends.
     """
 
     def __init__(self, sockets: Sequence[socket.socket], lifeline: int, reports: Connection) -> None:
@@ -59,15 +69,15 @@ class Worker:
 
     def report_serving(self) -> None:
         """Report to the supervisor that the worker serves."""
-        self._report("")
+        self._report(b"")
 
-    def report_failure(self, reason: str) -> None:
-        """Report to the supervisor why the worker ends."""
-        self._report(reason)
+    def report_failure(self, reason: str, traceback: str = "") -> None:
+        """Report to the supervisor why the worker ends, with the traceback of a fault in the user's code."""
+        self._report(json.dumps([reason, traceback]).encode())
 
-    def _report(self, text: str) -> None:
+    def _report(self, report: bytes) -> None:
         with suppress(OSError):  # the supervisor may have ended
-            self._reports.send_bytes(text.encode())
+            self._reports.send_bytes(report)
 
     def watch_stop_requests(self) -> asyncio.Event:
         """Return an event that is set when the supervisor stops the worker or has ended itself.
@@ -119,8 +129,8 @@ class _Process:
     reports: Connection | None
     """`None` after the process has closed its end."""
     serving_since: float | None = None
-    failure: str | None = None
-    """Why the process ends, if it has reported a reason."""
+    failure: tuple[str, str] | None = None
+    """The reason and the traceback with which the process ends, if it has reported them."""
 
 
 @dataclass(slots=True)
@@ -143,7 +153,7 @@ class _Supervisor:
         self._slots = [_Slot(number) for number in range(1, count + 1)]
         self._kill_at: float | None = None
         """When workers that still run are killed; `None` until the supervisor stops."""
-        self._failure: str | None = None
+        self._failure: WorkersFailed | None = None
         self._handled_signals = (*_STOP_SIGNALS, signal.SIGCHLD)  # SIGCHLD exists only on systems with fork
         # Nothing is ever written to this pipe. Its read end reports end of file when the supervisor has ended.
         self._lifeline, self._lifeline_write_end = os.pipe()
@@ -169,7 +179,7 @@ class _Supervisor:
                     if worker is not None:
                         return worker
         if self._failure is not None:
-            raise WorkersFailed(self._failure)
+            raise self._failure
         _log.info("supervisor.stopped")
         return None
 
@@ -264,12 +274,15 @@ class _Supervisor:
     def _read_reports(self, slot: _Slot, process: _Process) -> None:
         while process.reports is not None and process.reports.poll():
             try:
-                process.failure = process.reports.recv_bytes().decode() or None
+                report = process.reports.recv_bytes()
             except (EOFError, OSError):
                 process.reports.close()
                 process.reports = None
                 return
-            if process.failure is None:
+            if report:
+                reason, traceback = json.loads(report)
+                process.failure = reason, traceback
+            else:
                 process.serving_since = time.monotonic()
                 slot.has_served = True
                 _log.info("worker.started", number=slot.number, pid=process.pid)
@@ -290,12 +303,14 @@ class _Supervisor:
         details: dict[str, Any] = {"pid": process.pid}
         details |= {"exit_code": exit_code} if exit_code >= 0 else {"signal": -exit_code}
         if process.failure is not None:
-            details["reason"] = process.failure
+            reason, traceback = process.failure
+            details |= {"reason": reason, "exception": traceback} if traceback else {"reason": reason}
         if self._kill_at is not None:
             if exit_code not in (0, -signal.SIGTERM) and self._failure is None:
                 _log.warning("worker.died", number=slot.number, **details)
         elif exit_code >= 0 and not slot.has_served:
-            self._fail(process.failure or f"worker {slot.number} ended with exit code {exit_code} before it served")
+            unreported = f"worker {slot.number} ended with exit code {exit_code} before it served", ""
+            self._fail(*(process.failure or unreported))
         else:
             self._schedule_restart(slot, **details)
 
@@ -306,8 +321,8 @@ class _Supervisor:
 
     # ------------------------------------------------------------------ stopping
 
-    def _fail(self, reason: str) -> None:
-        self._failure = reason
+    def _fail(self, reason: str, traceback: str = "") -> None:
+        self._failure = WorkersFailed(reason, traceback)
         self._stop()
 
     def _stop(self) -> None:

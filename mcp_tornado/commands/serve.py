@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import Final
+import sys
+from typing import Final, NoReturn
 
 import click
 
 from mcp_tornado import log
-from mcp_tornado.commands.find_server import find_server
+from mcp_tornado.commands.find_server import FoundServer, find_server
 from mcp_tornado.commands.options import load, settings_options
-from mcp_tornado.hosting import NotServable
+from mcp_tornado.hosting import NotServable, UserCodeFailed, check_applications
+from mcp_tornado.server import CannotListen, start_workers
 from mcp_tornado.server import serve as serve_until_signal
-from mcp_tornado.server import start_workers
 from mcp_tornado.sessions import SessionError, StoreError
-from mcp_tornado.settings import ConfigError, Settings
+from mcp_tornado.settings import ConfigError, LoadedSettings
 from mcp_tornado.stores.plugins import StorePluginError
-from mcp_tornado.supervisor import WorkersFailed
+from mcp_tornado.supervisor import Worker, WorkersFailed
 
 _INTERRUPTED_EXIT_CODE: Final = 130
 _FASTMCP_LOGGER: Final = "fastmcp"
 _FASTMCP_LOG_VARIABLE: Final = "FASTMCP_LOG_ENABLED"
-_SERVE_ERRORS: Final = (ConfigError, NotServable, StorePluginError, StoreError, SessionError)
+_SERVE_ERRORS: Final = (ConfigError, NotServable, StorePluginError, StoreError, SessionError, CannotListen)
 """The reasons why a server cannot be served. Their messages are written for an operator."""
 
 
@@ -35,7 +36,13 @@ _SERVE_ERRORS: Final = (ConfigError, NotServable, StorePluginError, StoreError, 
 def serve(
     app: str | None, host: str | None, port: int | None, workers: int | None, store: str | None, env: str | None
 ) -> None:
-    """Serve APP, which is package.module:attribute or path/to/file.py:attribute."""
+    """Serve APP, which is package.module:attribute or path/to/file.py:attribute.
+
+    The attribute is a server object, or a function without arguments that returns one. Without an attribute, mcp,
+    server and app are tried.
+    """
+    if sys.platform == "win32":
+        raise click.ClickException("Windows is not supported: run mcp-tornado in WSL or in a Linux container")
     overrides = {
         "app": app,
         "server.host": host,
@@ -43,29 +50,47 @@ def serve(
         "server.workers": workers,
         "sessions.store": store,
     }
-    settings = load(env, overrides).settings
+    loaded = load(env, overrides)
+    settings = loaded.settings
     log.configure(settings.log.level, settings.log.format)
     try:
         if settings.server.workers == 1:
-            asyncio.run(serve_until_signal(_import_server(settings.app), settings))
+            asyncio.run(_serve_found(_import_server(settings.app), loaded))
         else:
-            _serve_with_workers(settings)
-    except (*_SERVE_ERRORS, WorkersFailed) as error:
-        raise click.ClickException(str(error)) from error
+            _serve_with_workers(loaded)
+    except (UserCodeFailed, WorkersFailed) as error:
+        _end(str(error), error.traceback)
+    except _SERVE_ERRORS as error:
+        _end(str(error))
     except KeyboardInterrupt:
         raise click.exceptions.Exit(_INTERRUPTED_EXIT_CODE) from None  # Ctrl-C before the server handles signals
-    except OSError as error:
-        address = f"{settings.server.host}:{settings.server.port}"
-        raise click.ClickException(f"cannot listen on {address}: {error.strerror or error}") from error
+    except OSError as error:  # of the system: no more descriptors, for example
+        _end(f"{type(error).__name__}: {error}")
 
 
-def _serve_with_workers(settings: Settings) -> None:
-    worker = start_workers(settings)
+def _end(message: str, traceback: str = "") -> NoReturn:
+    """End the command with the traceback of a fault in the user's code, and one line that says what failed."""
+    if traceback:
+        click.echo(traceback, err=True, nl=False)
+    raise click.ClickException(message)
+
+
+async def _serve_found(found: FoundServer, loaded: LoadedSettings, worker: Worker | None = None) -> None:
+    server = await found.resolve()
+    check_applications(vars(found.module).values(), server)
+    await serve_until_signal(server, loaded, worker)
+
+
+def _serve_with_workers(loaded: LoadedSettings) -> None:
+    worker = start_workers(loaded.settings)
     if worker is None:
         return
     # This process is a worker. The supervisor reports its failure, so that the reason is shown once and not per worker.
     try:
-        asyncio.run(serve_until_signal(_import_server(settings.app), settings, worker))
+        asyncio.run(_serve_found(_import_server(loaded.settings.app), loaded, worker))
+    except UserCodeFailed as error:
+        worker.report_failure(str(error), error.traceback)
+        raise click.exceptions.Exit(1) from error
     except _SERVE_ERRORS as error:
         worker.report_failure(str(error))
         raise click.exceptions.Exit(1) from error
@@ -74,8 +99,8 @@ def _serve_with_workers(settings: Settings) -> None:
         raise click.exceptions.Exit(1) from error
 
 
-def _import_server(name: str) -> object:
-    """Return the server object of that name; if it is a FastMCP server, FastMCP logs in our format."""
+def _import_server(name: str) -> FoundServer:
+    """Find the server object of that name; if it is a FastMCP server, FastMCP logs in our format."""
     # FastMCP installs log handlers of its own when it is imported, unless this variable forbids it.
     value_before = os.environ.get(_FASTMCP_LOG_VARIABLE)
     os.environ[_FASTMCP_LOG_VARIABLE] = "false"

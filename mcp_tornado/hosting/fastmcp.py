@@ -13,6 +13,7 @@ from urllib.parse import quote
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel.server import Server
 
+from mcp_tornado.hosting.authentication import check_application, check_method, refuse_authentication
 from mcp_tornado.hosting.fastmcp_state import FastMCPState
 
 if TYPE_CHECKING:
@@ -26,6 +27,20 @@ def is_fastmcp(candidate: object) -> TypeGuard[FastMCP[Any]]:
     """Return whether an object is a FastMCP server."""
     module = sys.modules.get("fastmcp.server.server")
     return module is not None and isinstance(candidate, module.FastMCP)
+
+
+def check_fastmcp(server: FastMCP[Any]) -> None:
+    """Check that the HTTP application of a FastMCP server adds no authentication.
+
+    Raises:
+        NotServable: It does, or may do so.
+    """
+    from fastmcp import FastMCP
+
+    if server.auth is not None:
+        raise refuse_authentication(server.name)
+    check_method(server, FastMCP, "http_app")
+    check_application(server.http_app(), server._mcp_server, server)  # pyright: ignore[reportPrivateUsage]
 
 
 def low_level_server(server: FastMCP[Any]) -> Server[Any]:

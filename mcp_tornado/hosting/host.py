@@ -12,13 +12,16 @@ from mcp.server.mcpserver import MCPServer
 from opentelemetry.trace import ProxyTracerProvider, get_tracer_provider
 from starlette.routing import Route
 
-from mcp_tornado.hosting.fastmcp import custom_routes, is_fastmcp, low_level_server
+from mcp_tornado.hosting.authentication import (
+    NotServable,
+    check_application,
+    check_method,
+    refuse_authentication,
+)
+from mcp_tornado.hosting.fastmcp import check_fastmcp, custom_routes, is_fastmcp, low_level_server
 
 _TRACING: Final = "OpenTelemetryMiddleware"
-
-
-class NotServable(Exception):
-    """The object cannot be served; the message says why and what to do."""
+_APPLICATION_METHOD: Final = "streamable_http_app"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,35 +37,31 @@ def host(candidate: object) -> HostedServer:
     """Return the server to serve: a low-level `Server`, or the one inside an SDK `MCPServer` or a FastMCP server.
 
     Raises:
-        NotServable: The object is something else; or it asks for authentication, which is not supported yet. Such a
-            server is refused, because it must never be served without its authentication.
+        NotServable: The object is something else; or it asks for authentication, or may do so, which is not supported
+            yet. Such a server is refused, because it must never be served without its authentication.
     """
     if isinstance(candidate, Server):
-        return HostedServer(candidate)  # pyright: ignore[reportUnknownArgumentType]
+        low_level = cast(Server[Any], candidate)
+        check_method(low_level, Server, _APPLICATION_METHOD)
+        return HostedServer(low_level)
     if isinstance(candidate, MCPServer):
         server = cast(MCPServer[Any], candidate)
         if server.settings.auth is not None:
-            raise _asks_for_authentication(server.name)
+            raise refuse_authentication(server.name)
+        check_method(server, MCPServer, _APPLICATION_METHOD)
         # The documented way to the low-level server: build the HTTP app, ask its session manager.
         app = server.streamable_http_app()
+        check_application(app, server.session_manager.app, server)
         endpoint = "/mcp"
         unserved = tuple(route.path for route in app.routes if isinstance(route, Route) and route.path != endpoint)
         return HostedServer(server.session_manager.app, unserved)
     if is_fastmcp(candidate):
-        if candidate.auth is not None:
-            raise _asks_for_authentication(candidate.name)
+        check_fastmcp(candidate)
         return HostedServer(low_level_server(candidate), custom_routes(candidate))
     raise NotServable(
         f"a {type(candidate).__module__}.{type(candidate).__qualname__} cannot be served: give an MCPServer or a "
-        "low-level Server of the official SDK (mcp 2.3 or newer), or a FastMCP server (fastmcp 4.1 or newer)"
-    )
-
-
-def _asks_for_authentication(name: str) -> NotServable:
-    return NotServable(
-        f"the server {name!r} asks for authentication (auth, token_verifier), which mcp-tornado does not support yet. "
-        "It is not served, because anybody could use it without authentication. Remove auth from the server, or "
-        "authenticate in a proxy in front of it"
+        "low-level Server of the official SDK (mcp 2.3 or newer), or a FastMCP server (fastmcp 4.1 or newer). Call a "
+        "function that returns a server, and give its result"
     )
 
 

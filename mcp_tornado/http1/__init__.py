@@ -5,6 +5,7 @@ It serves an unchanged `tornado.web.Application` through Tornado's public interf
 (WebSockets). `mcp-tornado serve` listens with it; an embedding application listens with Tornado's `HTTPServer`.
 """
 
+from mcp_tornado.http1.limits import BACKLOG_CONNECTIONS
 from mcp_tornado.http1.server import Server
 
-__all__ = ["Server"]
+__all__ = ["BACKLOG_CONNECTIONS", "Server"]

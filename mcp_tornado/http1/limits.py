@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
+BACKLOG_CONNECTIONS: Final = 2048
+"""How many connections wait until they are accepted. A client whose connection is dropped tries again after 1 s.
+
+The system may have a lower bound (`net.core.somaxconn`).
+"""
+
 MAX_HEAD_BYTES: Final = 65_536
 """Largest head of a request, trailers included. The server holds a head in memory until it is complete."""
 

@@ -13,7 +13,7 @@ from typing import Final
 from tornado.httputil import HTTPServerConnectionDelegate
 
 from mcp_tornado.http1.connection import Connection
-from mcp_tornado.http1.limits import CLOSE_TIMEOUT_SECONDS, TIMEOUT_CHECK_SECONDS
+from mcp_tornado.http1.limits import BACKLOG_CONNECTIONS, CLOSE_TIMEOUT_SECONDS, TIMEOUT_CHECK_SECONDS
 
 
 class Server:
@@ -37,7 +37,9 @@ class Server:
         """Accept connections on sockets that are bound and listening."""
         loop = asyncio.get_running_loop()
         for listening in sockets:
-            self._servers.append(await loop.create_server(partial(Connection, self), sock=listening))
+            self._servers.append(
+                await loop.create_server(partial(Connection, self), sock=listening, backlog=BACKLOG_CONNECTIONS)
+            )
         if self._check_timer is None:
             self._check_timer = loop.call_later(TIMEOUT_CHECK_SECONDS, self._check_timeouts)
 

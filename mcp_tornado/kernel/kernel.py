@@ -11,6 +11,7 @@ from typing import Any
 from mcp_tornado.cluster.mailbox import Mailbox
 from mcp_tornado.cluster.membership import DEFAULT_TIMES, Membership, MembershipTimes
 from mcp_tornado.hosting.host import HostedServer, without_idle_tracing
+from mcp_tornado.hosting.lifespan import ServerLifespan
 from mcp_tornado.hosting.request import InboundRequest
 from mcp_tornado.hosting.request_state import shared_request_state
 from mcp_tornado.jsonrpc import JSONObject, Request, RequestId
@@ -78,6 +79,7 @@ class Kernel:
         times: MembershipTimes = DEFAULT_TIMES,
     ) -> None:
         self._server = hosted.server
+        self._lifespan = ServerLifespan(hosted.server)
         self._manager = manager
         self._log = log
         self._metrics = metrics
@@ -122,6 +124,11 @@ class Kernel:
         """Whether this process refuses new work."""
         return self._admission.draining
 
+    @property
+    def lifespan_error(self) -> BaseException | None:
+        """The exception that the server's lifespan has raised; `None` if it has raised none."""
+        return self._lifespan.error
+
     # ------------------------------------------------------------------ life
 
     @asynccontextmanager
@@ -136,7 +143,7 @@ class Kernel:
         async with AsyncExitStack() as stack:
             # Before the lifespan: it may publish that the server's tools have changed since its last start.
             stack.enter_context(relay.collecting())
-            lifespan_state = await stack.enter_async_context(self._server.lifespan(self._server))
+            lifespan_state = await stack.enter_async_context(self._lifespan)
             # After the lifespan: it may configure tracing.
             stack.enter_context(without_idle_tracing(self._server))
             await stack.enter_async_context(

@@ -20,6 +20,10 @@ class LoadedSettings:
 
     settings: Settings
     sources: Mapping[str, str]
+    environment: str
+    """The environment whose tables are used."""
+    files: tuple[str, ...]
+    """The absolute paths of the files that were read."""
 
 
 def describe(loaded: LoadedSettings) -> list[tuple[str, object, str]]:

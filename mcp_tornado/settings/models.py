@@ -253,7 +253,9 @@ class Settings(Section):
     """All settings. `load_settings` and `settings_from_sections` create them."""
 
     app: AppName = setting(
-        "mcp_tornado.demo:server", "The MCP server to serve: a module or a file, and the server object in it."
+        "mcp_tornado.demo:server",
+        "The MCP server to serve: a module or a file, and the server object in it, or a function without arguments "
+        "that returns one. Without an attribute, `mcp`, `server` and `app` are tried.",
     )
     server: ServerSettings = Field(default_factory=ServerSettings)
     sessions: SessionSettings = Field(default_factory=SessionSettings)

@@ -45,7 +45,8 @@ allowed_hosts = ["mcp.example.com"]
 ```
 
 The variable `MCP_TORNADO_ENV` or the option `--env` selects the environment. There are `development` (the default),
-`testing` and `production`, and every further one that has a table in `settings.toml`.
+`testing` and `production`, and every further one that has a table in `settings.toml`. A table whose name shortens or
+misspells one of these or `default`, such as `[prod]` or `[defualt]`, is an error.
 
 A table in a stronger source is merged into the weaker one. Every other value, including a list, replaces the weaker
 one.

@@ -11,6 +11,7 @@ merges them, because Dynaconf's own merging
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,10 @@ _VARIABLE_PREFIX: Final = "MCP_TORNADO_"
 _ENVIRONMENT_VARIABLE: Final = "MCP_TORNADO_ENV"
 _DEFAULT_TABLE: Final = "default"
 _ENVIRONMENTS: Final = ("development", "testing", "production")
+_MISSPELLING_RATIO: Final = 0.8
+"""How similar a misspelt name is to the right one, as `difflib` measures it."""
+_MISSPELLING_LENGTH: Final = 2
+"""How much shorter or longer a misspelt name is: `pre-production` is an environment of its own."""
 
 
 def load_settings(
@@ -55,10 +60,12 @@ def load_settings(
             has to exist.
 
     Raises:
-        ConfigError: A file cannot be read, the environment or a setting is unknown, or a value is not allowed.
+        ConfigError: A file cannot be read, a table has the misspelt name of an environment, the environment or a
+            setting is unknown, or a value is not allowed.
     """
     directory = Path.cwd() if directory is None else directory
     files = {name: _read_file(directory / name) for name in (_SETTINGS_FILE, _SECRETS_FILE)}
+    _check_environments(files)
     environment = _choose_environment(env, files[_SETTINGS_FILE])
     layers = Layers()
     for file, tables in files.items():
@@ -77,7 +84,12 @@ def load_settings(
         layers.add(_nest(key.split("."), value), "command line")
     settings = layers.validate()
     sources = {key: layers.sources.get(key, "default") for key in SETTINGS}
-    return LoadedSettings(settings=settings, sources=MappingProxyType(sources))
+    return LoadedSettings(
+        settings=settings,
+        sources=MappingProxyType(sources),
+        environment=environment,
+        files=tuple(str(path.absolute()) for path in (directory / name for name in files) if path.exists()),
+    )
 
 
 def _nest(names: Sequence[str], value: object) -> Mapping[str, object]:
@@ -110,6 +122,33 @@ def _read_file(path: Path) -> dict[str, object]:
 
 def _is_environment(name: str, value: object) -> bool:
     return name not in SECTIONS and is_table(value)
+
+
+def _check_environments(files: Mapping[str, Mapping[str, object]]) -> None:
+    """Check that no table has the shortened or misspelt name of a known environment; no environment would use it.
+
+    Raises:
+        ConfigError: A table has such a name.
+    """
+    problems = [
+        f"{file}: [{name}] is not an environment; did you mean [{meant}]?"
+        for file, tables in files.items()
+        for name, table in tables.items()
+        if _is_environment(name, table) and (meant := _meant_environment(name)) is not None
+    ]
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _meant_environment(name: str) -> str | None:
+    """Return the known environment that a name shortens or misspells; `None` for a further environment."""
+    known = (_DEFAULT_TABLE, *_ENVIRONMENTS)
+    if name.rstrip("0123456789_-") in known:
+        return None  # a known environment, or one of several: production2
+    shortened = [each for each in known if each.startswith(name)]
+    similar_in_length = [each for each in known if abs(len(each) - len(name)) <= _MISSPELLING_LENGTH]
+    misspelt = difflib.get_close_matches(name, similar_in_length, n=1, cutoff=_MISSPELLING_RATIO)
+    return next(iter([*shortened, *misspelt]), None)
 
 
 def _choose_environment(env: str | None, tables: Mapping[str, object]) -> str:

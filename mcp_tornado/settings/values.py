@@ -104,7 +104,10 @@ SealingKey: TypeAlias = Annotated[
 ]
 AppName: TypeAlias = Annotated[
     str,
-    Text('"package.module:attribute" or "path/to/file.py:attribute"', r"[^\s:].*:[^\W\d][\w.]*"),
+    Text(
+        '"package.module:attribute" or "path/to/file.py:attribute", with or without the attribute',
+        r"[^\s:].*:[^\W\d][\w.]*|[^\s:].*\.py|[^\W\d][\w.]*",
+    ),
 ]
 
 # The routes are regular expressions that are matched with the path as the client sent it: neither decoded nor

@@ -16,7 +16,7 @@ from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, stream_request_body
 
 from mcp_tornado.hosting import InboundRequest
-from mcp_tornado.log import INFO, get_logger
+from mcp_tornado.log import DEBUG, INFO, get_logger
 from mcp_tornado.metrics import OTHER
 from mcp_tornado.sessions import ClientInfo, ErrorCode, SessionError
 from mcp_tornado.sessions.encoding import encode
@@ -42,6 +42,9 @@ class BaseHandler(SessionValidationMixin):
 
     allowed_methods: ClassVar[Sequence[str]] = ()
     """The methods that the handler has, beside OPTIONS."""
+
+    is_polled: ClassVar[bool] = False
+    """Whether monitoring asks again and again; then only a request that fails is logged at INFO, others at DEBUG."""
 
     checks_host: ClassVar[bool] = True
     """Whether the `Host` header is checked; `False` for probes, which call a process by its address."""
@@ -242,8 +245,10 @@ class BaseHandler(SessionValidationMixin):
         metrics.count_request(
             type(self).__name__, method or OTHER, self.get_status(), seconds if self.is_timed else None
         )
-        if _log.is_enabled(INFO):
-            _log.info(
+        is_quiet = self.is_polled and self.get_status() < 400
+        if _log.is_enabled(DEBUG if is_quiet else INFO):
+            write = _log.debug if is_quiet else _log.info
+            write(
                 "http.request",
                 method=request.method,
                 path=request.path,

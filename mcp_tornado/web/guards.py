@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from ipaddress import ip_address
 from typing import Final
 
 _WILDCARD: Final = "*"
@@ -21,6 +22,16 @@ class HostGuard:
     def allows(self, host: str) -> bool:
         """Return whether a request with this `Host` header may be served."""
         return self._allows_all or _matches(host.lower(), "", self._allowed)
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether an entry of `server.allowed_hosts`, or an address, means this machine alone."""
+    match = _AUTHORITY.fullmatch(host.lower())
+    name = match["host"].strip("[]") if match is not None else host
+    try:
+        return ip_address(name.partition("%")[0]).is_loopback
+    except ValueError:
+        return name == "localhost" or name.endswith(".localhost")
 
 
 class OriginGuard:

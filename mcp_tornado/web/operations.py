@@ -17,6 +17,7 @@ class HealthHandler(BaseHandler):
 
     allowed_methods = ("GET",)
     session_required = False
+    is_polled = True
     checks_host = False
 
     def get(self) -> None:
@@ -29,6 +30,7 @@ class ReadyHandler(BaseHandler):
 
     allowed_methods = ("GET",)
     session_required = False
+    is_polled = True
     checks_host = False
 
     async def get(self) -> None:
@@ -44,6 +46,7 @@ class MetricsHandler(BaseHandler):
 
     allowed_methods = ("GET",)
     session_required = False
+    is_polled = True
 
     async def get(self) -> None:
         """Answer the metrics; if the store is unavailable, the number of sessions is the last known one."""

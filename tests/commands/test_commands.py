@@ -45,3 +45,13 @@ def test_the_names_that_the_package_exports_are_imported_at_their_first_use() ->
     assert set(mcp_tornado.__all__) <= set(dir(mcp_tornado))
     with pytest.raises(AttributeError, match="nonesuch"):
         mcp_tornado.nonesuch  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_serve_says_that_windows_is_not_supported(tmp_path: Path) -> None:
+    program = "import sys\nfrom mcp_tornado.commands.serve import serve\nsys.platform = 'win32'\nserve([])\n"
+    completed = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert completed.returncode == 1
+    assert completed.stderr.startswith("Error: Windows is not supported: ")
+    assert len(completed.stderr.splitlines()) == 1

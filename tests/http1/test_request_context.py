@@ -54,6 +54,13 @@ async def test_variable_set_in_initialize_is_not_visible_to_the_next_request() -
         (("X-Scheme: https",), "127.0.0.1", "https"),
         (("X-Forwarded-For: 1.1.1.1, garbage",), "127.0.0.1", "http"),
         (("X-Forwarded-For:",), "127.0.0.1", "http"),
+        (("X-Forwarded-For: 203.0.113.7:17085",), "203.0.113.7", "http"),
+        (("X-Forwarded-For: 1.1.1.1:1, 203.0.113.7:17085",), "203.0.113.7", "http"),
+        (("X-Forwarded-For: [2001:db8::1]:17085",), "2001:db8::1", "http"),
+        (("X-Forwarded-For: [2001:db8::1]",), "2001:db8::1", "http"),
+        (("X-Real-Ip: 203.0.113.7:17085",), "203.0.113.7", "http"),
+        (("X-Forwarded-For: 203.0.113.7:",), "127.0.0.1", "http"),
+        (("X-Forwarded-For: 203.0.113.999:80",), "127.0.0.1", "http"),
         (("X-Real-Ip: garbage", "X-Forwarded-Proto: gopher"), "127.0.0.1", "http"),
     ],
 )

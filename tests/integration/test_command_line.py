@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.command_line import error_output, install_plugin, run_command
-from tests.integration.server_process import StartServer, app_name
+from tests.integration.server_process import Server, StartServer, app_name
 from tests.integration.stores import sqlite_url
 from tests.integration.wire import open_wire
 
@@ -27,8 +27,26 @@ class Verifier:
 auth = AuthSettings(issuer_url="https://issuer.example", resource_server_url="https://me.example/mcp")
 guarded = MCPServer("guarded", token_verifier=Verifier(), auth=auth)
 number = 17
+
+def needs_name(name, port=8000):
+    return guarded
+
+def run():
+    pass
 """
 
+
+APPLICATION = """
+from fastmcp import FastMCP
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+
+class CheckToken(BaseHTTPMiddleware):
+    pass
+
+mcp = FastMCP("guarded")
+app = mcp.http_app(middleware=[Middleware(CheckToken)])
+"""
 
 APPS = [
     ("nonesuch.module:server", ["nonesuch", "path/to/file.py:attribute"]),
@@ -36,11 +54,13 @@ APPS = [
     ("servers.py:nonesuch", ["nonesuch", "guarded"]),
     ("nonesuch.py:server", ["nonesuch.py"]),
     ("servers:number", ["int", "MCPServer"]),
-    ("servers", ["app", "package.module:attribute"]),
-    ("broken:server", ["broken", "nonesuch_dependency"]),
-    ("broken.py:server", ["broken.py", "nonesuch_dependency"]),
-    ("wrong.py:server", ["wrong.py", "SyntaxError"]),
+    ("servers", ["none of mcp, server, app", "servers:attribute", "guarded"]),
+    ("servers:a b", ["app", "package.module:attribute"]),
+    ("servers:Verifier", ["servers:Verifier", "class", "instance"]),
+    ("servers:needs_name", ["needs_name", "(name)", "return needs_name(name=...)"]),
+    ("servers:run", ["servers:run()", "None", "returns the server"]),
     ("servers:guarded", ["guarded", "auth", "not served"]),
+    ("application.py", ["guarded", "application.CheckToken", "authentication", "not served"]),
 ]
 SETTINGS = [
     ("SERVER__PROT", 1, ["server.prot", "server.port", "MCP_TORNADO_SERVER__PROT"]),
@@ -57,8 +77,7 @@ Completed = subprocess.CompletedProcess[str]
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("command-line")
     (path / "servers.py").write_text(SERVERS)
-    (path / "broken.py").write_text("import nonesuch_dependency\n")
-    (path / "wrong.py").write_text("def (:\n")
+    (path / "application.py").write_text(APPLICATION)
     return path
 
 
@@ -149,6 +168,87 @@ async def test_unserved_routes_are_logged(start_server: StartServer) -> None:
         assert server.log_lines_of("route.unserved")[0]["level"] == "warning"
         async with open_wire(server) as wire:
             assert (await wire.http.get(f"{server.origin}/custom/health")).status_code == 404
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", ["types", "mcp", "fastmcp"])
+async def test_a_file_with_the_name_of_another_module_is_served(
+    start_server: StartServer, tmp_path: Path, name: str
+) -> None:
+    app = tmp_path / f"{name}.py"
+    app.write_text("from fastmcp import FastMCP\nmcp = FastMCP('m')\n@mcp.tool\ndef name() -> str:\n    return 'yes'\n")
+    with start_server(str(app)) as server:
+        async with open_wire(server) as wire:
+            await wire.open_session()
+            assert await wire.call_tool("name") == "yes"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("keyword", ["def", "async def"])
+async def test_a_function_that_returns_a_server_is_called(
+    start_server: StartServer, tmp_path: Path, keyword: str
+) -> None:
+    app = tmp_path / "factory.py"
+    app.write_text(
+        "from mcp.server.mcpserver import MCPServer\n"
+        f"{keyword} create_server(name='made'):\n"
+        "    server = MCPServer(name)\n"
+        "    @server.tool()\n    def its_name() -> str:\n        return name\n"
+        "    return server\n"
+    )
+    with start_server(f"{app}:create_server") as server:
+        async with open_wire(server) as wire:
+            await wire.open_session()
+            assert await wire.call_tool("its_name") == "made"
+
+
+def test_the_start_is_logged_with_store_environment_files_and_tools(tmp_path: Path) -> None:
+    settings = tmp_path / "settings.toml"
+    install_plugin(tmp_path, "hidden-1", "hidden", "hidden_store")
+    (tmp_path / "hidden_store.py").write_text(
+        "from mcp_tornado.stores.memory import memory_store\n"
+        "def factory(url, options, clock):\n    return memory_store('memory://', options, clock)\n"
+    )
+    settings.write_text("[staging.log]\nlevel = 'INFO'\n")
+    app = tmp_path / "two_tools.py"
+    app.write_text(
+        "from fastmcp import FastMCP\nmcp = FastMCP('m')\ndef name() -> str:\n    return ''\n"
+        "mcp.tool(name='a')(name)\nmcp.tool(name='b')(name)\n"
+    )
+    server = Server(str(app), tmp_path, {"ENV": "staging", "SESSIONS__STORE": "hidden://user:hunter2@host"})
+    try:
+        started = server.block_until_logged("server.started")
+        assert started["store"] == "hidden://***@host"
+        assert started["environment"] == "staging"
+        assert started["settings_files"] == [str(settings)]
+        assert started["tools"] == 2
+        assert started["app"] == str(app)
+        assert server.log_lines_of("server.empty") == []
+        assert "hunter2" not in "".join(server.raw_log_lines)
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize(
+    "package", ["from fastmcp import FastMCP as S", "from mcp.server.mcpserver import MCPServer as S"]
+)
+def test_a_server_that_offers_nothing_is_a_warning(start_server: StartServer, tmp_path: Path, package: str) -> None:
+    app = tmp_path / "filled_later.py"
+    app.write_text(
+        f"{package}\nmcp = S('m')\ndef name() -> str:\n    return ''\n"
+        "def main():\n    mcp.tool()(name)\n    mcp.run()\n"
+        "def create():\n    mcp.tool()(name)\n    return mcp\n"
+    )
+    with start_server(f"{app}:mcp") as server:
+        warning = server.block_until_logged("server.empty", level="warning")
+        assert [
+            word for word in ("main()", "returns the server", "package.module:function") if word not in warning["hint"]
+        ] == []
+        assert server.log_lines_of("server.started")[0]["tools"] == 0
+    with start_server(f"{app}:create") as server:
+        assert server.block_until_logged("server.started")["tools"] == 1
+        server.stop()
+        assert server.log_lines_of("server.empty") == []
 
 
 @pytest.mark.anyio

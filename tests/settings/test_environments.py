@@ -71,3 +71,51 @@ def test_a_table_of_the_secrets_file_adds_no_environment(directory: Path) -> Non
 
     with pytest.raises(ConfigError, match="'hidden' is not an environment"):
         load_settings(env="hidden")
+
+
+@pytest.mark.parametrize("file", ["settings.toml", ".secrets.toml"])
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("prod", "production"),
+        ("Prod", "production"),
+        ("p", "production"),
+        ("prodution", "production"),
+        ("productions", "production"),
+        ("defualt", "default"),
+        ("defaults", "default"),
+        ("dev", "development"),
+        ("develop", "development"),
+        ("developement", "development"),
+        ("test", "testing"),
+        ("tesing", "testing"),
+    ],
+)
+def test_a_table_with_a_shortened_or_misspelt_name_is_refused(
+    directory: Path, file: str, name: str, meant: str
+) -> None:
+    write(directory, f"[{name}.server]\nport = 9", file)
+    message = f"{file}: [{name.lower()}] is not an environment; did you mean [{meant}]?"
+    for env in (None, "production", name):
+        with pytest.raises(ConfigError) as caught:
+            load_settings(env=env)
+        assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    "name", ["staging", "qa", "local", "ci", "preproduction", "production-eu", "production2", "testing_1", "stage"]
+)
+def test_every_other_table_is_a_further_environment(directory: Path, name: str) -> None:
+    write(directory, f"[{name}.server]\nport = 9")
+
+    assert load_settings(env=name).settings.server.port == 9
+    assert load_settings(env="production").settings.server.port == 8000
+
+
+def test_the_environment_and_the_files_are_known(directory: Path) -> None:
+    write(directory, "[default.server]\nport = 9", ".secrets.toml")
+
+    loaded = load_settings(env="Staging")
+
+    assert loaded.environment == "staging"
+    assert loaded.files == (str(directory / "settings.toml"), str(directory / ".secrets.toml"))

@@ -145,13 +145,15 @@ def test_sealing_keys_that_are_not_allowed_are_refused_and_not_shown(keys: objec
     assert KEY[1:] not in str(caught.value)
 
 
-@pytest.mark.parametrize("app", ["pkg.mod", "pkg.mod:", ":server", "pkg.mod:1", "", 5])
-def test_an_app_that_names_no_attribute_is_refused(app: object) -> None:
+@pytest.mark.parametrize("app", ["pkg.mod:", ":server", "pkg.mod:1", "", 5])
+def test_an_app_that_is_no_name_is_refused(app: object) -> None:
     with pytest.raises(ConfigError, match=r"^app: .* is not allowed"):
         load_settings(overrides={"app": app})
 
 
-@pytest.mark.parametrize("app", ["pkg.mod:server", "path/to my/file.py:make.server", r"C:\x.py:mcp"])
+@pytest.mark.parametrize(
+    "app", ["pkg.mod:server", "pkg.mod", "path/to my/file.py", "path/to my/file.py:make.server", r"C:\x.py:mcp"]
+)
 def test_an_app_is_a_module_or_a_file(app: str) -> None:
     assert load_settings(overrides={"app": app}).settings.app == app
 
