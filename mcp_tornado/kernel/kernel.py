@@ -17,6 +17,7 @@ from mcp_tornado.jsonrpc import JSONObject, Request, RequestId
 from mcp_tornado.kernel.admission import Admission
 from mcp_tornado.kernel.announcements import Announcements, list_changed_options
 from mcp_tornado.kernel.connections import ConnectionPool, SessionConnection
+from mcp_tornado.kernel.containment import contained_tasks
 from mcp_tornado.kernel.handshake import Handshake, HandshakeResult
 from mcp_tornado.kernel.outgoing import OutgoingRequests
 from mcp_tornado.kernel.routing import Routing
@@ -134,6 +135,7 @@ class Kernel:
         announcements = Announcements(self._server, self._manager, self._log) if self._issue_sessions else None
         relay = EventRelay(self._server, self._mailbox, announcements)
         async with AsyncExitStack() as stack:
+            stack.enter_context(contained_tasks())
             # Before the lifespan: it may publish that the server's tools have changed since its last start.
             stack.enter_context(relay.collecting())
             lifespan_state = await stack.enter_async_context(self._server.lifespan(self._server))

@@ -14,7 +14,9 @@ from mcp_types import REQUEST_TIMEOUT, ErrorData
 
 from mcp_tornado import jsonrpc
 from mcp_tornado.jsonrpc import CALL_LOST, JSONObject, Notification, Reply, RequestId
+from mcp_tornado.kernel.containment import contain, is_task_cancelled
 from mcp_tornado.log import get_logger
+from mcp_tornado.sessions import short_key
 
 _log = get_logger(__name__)
 
@@ -106,11 +108,15 @@ class OutgoingRequests:
         pending = self._find(session_key, token) if jsonrpc.is_request_id(token) else None
         if pending is None or pending.on_progress is None or not isinstance(progress, int | float):
             return
-        await pending.on_progress(
+        handler = pending.on_progress(
             float(progress),
             float(total) if isinstance(total, int | float) else None,
             message if isinstance(message, str) else None,
         )
+        try:
+            await contain(handler, is_task_cancelled)
+        except Exception:
+            _log.exception("progress.failed", session=short_key(session_key))
 
     def _find(self, session_key: str, request_id: RequestId | None) -> _Pending | None:
         pending = self._pending.get(request_id) if isinstance(request_id, str) else None
