@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeGuard, cast
@@ -19,6 +20,8 @@ REQUEST_CANCELLED: Final = -32800
 """Error code for a handshake-era call that was cancelled; the SDK's transport uses the same."""
 MAX_DEPTH: Final = 200
 """Deepest nesting of a body. A body nested deeper than Python's recursion limit would fail later, in other code."""
+_ID_IN_TEXT: Final = re.compile(rb'"id"\s*:\s*"([ -!#-\[\]-~]{1,200})"')
+"""A member `id` whose value is a string without escapes."""
 CALL_LOST: Final = -32000
 """Error code for a call whose result is lost because its session or its process has ended."""
 
@@ -130,10 +133,11 @@ def _parse_call(value: dict[str, Any]) -> Request | Notification:
 
 
 def _parse_reply(value: dict[str, Any]) -> Reply:
+    # Some clients always send both members: `null` in one of them means that it is absent.
     request_id, result, error = value.get("id"), value.get("result"), value.get("error")
-    if ("result" in value) == ("error" in value):
+    if result is not None and error is not None:
         raise _invalid('a response must have either a "result" or an "error"')
-    if "error" in value:
+    if error is not None or "result" not in value:
         if not is_object(error) or not is_request_id(error.get("code")) or not isinstance(error.get("message"), str):
             raise _invalid('"error" must be an object with a "code" and a "message"')
         if isinstance(error["code"], str):
@@ -147,6 +151,21 @@ def _parse_reply(value: dict[str, Any]) -> Reply:
 
 def _invalid(why: str) -> SessionError:
     return SessionError(ErrorCode.INVALID_REQUEST, f"Not a valid JSON-RPC message: {why}")
+
+
+def reply_ids(body: bytes) -> set[str]:
+    """Return the string ids of the replies that a body may contain, also if it is no valid message or not even JSON.
+
+    Args:
+        body: The body of a refused request.
+    """
+    try:
+        value = decode(body)
+    except SessionError:
+        return {found.decode() for found in _ID_IN_TEXT.findall(body)}
+    values = value if is_list(value) else [value]
+    found = (each.get("id") for each in values if is_object(each) and "method" not in each)
+    return {request_id for request_id in found if isinstance(request_id, str)}
 
 
 def correlation_key(request_id: RequestId) -> RequestId:

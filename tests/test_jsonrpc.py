@@ -65,6 +65,11 @@ def test_decode_raises_a_parse_error_for_a_body_that_is_not_json(body):
         ({"jsonrpc": "2.0", "method": "a"}, Notification("a", None)),
         ({"jsonrpc": "2.0", "method": "a", "params": {"b": 1}}, Notification("a", {"b": 1})),
         ({"jsonrpc": "2.0", "id": 1, "result": {}}, Reply(1, {}, None)),
+        ({"jsonrpc": "2.0", "id": 1, "result": {"a": 1}, "error": None}, Reply(1, {"a": 1}, None)),
+        (
+            {"jsonrpc": "2.0", "id": 1, "result": None, "error": {"code": 1, "message": "m"}},
+            Reply(1, None, {"code": 1, "message": "m"}),
+        ),
         ({"jsonrpc": "2.0", "id": "s.1", "result": {"a": 1}}, Reply("s.1", {"a": 1}, None)),
         (
             {"jsonrpc": "2.0", "id": None, "error": {"code": 1, "message": "m"}},
@@ -105,7 +110,8 @@ def test_parse_returns_the_message_of_a_valid_value(value, message):
         {"jsonrpc": "2.0", "id": 1, "method": "a", "params": 0},
         {"jsonrpc": "2.0", "id": 1, "result": None},
         {"jsonrpc": "2.0", "id": 1, "result": []},
-        {"jsonrpc": "2.0", "id": 1, "result": {}, "error": None},
+        {"jsonrpc": "2.0", "id": 1, "result": {}, "error": {"code": 1, "message": "m"}},
+        {"jsonrpc": "2.0", "id": 1, "result": None, "error": None},
         {"jsonrpc": "2.0", "id": 1, "error": None},
         {"jsonrpc": "2.0", "id": 1, "error": {}},
         {"jsonrpc": "2.0", "id": 1, "error": {"code": True, "message": "m"}},

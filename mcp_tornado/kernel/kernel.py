@@ -314,6 +314,10 @@ class Kernel:
         """Accept one message for background work; see `SessionMessages.send`."""
         return await self._messages.send(session, body, inbound)
 
+    async def end_refused_replies(self, session: Session, body: bytes, refused: SessionError) -> None:
+        """End what waits for the replies in a refused request; see `SessionMessages.end_refused_replies`."""
+        await self._messages.end_refused_replies(session, body, refused)
+
     async def abort(self, session: Session, request_id: RequestId) -> None:
         """Cancel a running request in any process; see `SessionMessages.abort`."""
         await self._messages.abort(session, request_id)

@@ -22,6 +22,7 @@ from mcp_tornado.kernel.routing import Routing
 from mcp_tornado.kernel.running_calls import RunningCalls
 from mcp_tornado.metrics import Metrics
 from mcp_tornado.sessions import ErrorCode, EventLog, Session, SessionError, SessionGone, SessionManager
+from mcp_tornado.sessions.errors import INVALID_REQUEST
 from mcp_tornado.sessions.journal import JOURNALED_METHODS, has_room, with_entry
 from mcp_tornado.streams.names import BACKGROUND, RESPONSE
 from mcp_tornado.streams.responses import ResponseStream, SessionExchange
@@ -152,6 +153,23 @@ class SessionMessages:
                 raise SessionError(ErrorCode.SESSION_NOT_FOUND, reason="ended") from gone
         await self._handle(session, [message], stream, inbound)
         return message.id if isinstance(message, Request) else None
+
+    async def end_refused_replies(self, session: Session, body: bytes, refused: SessionError) -> None:
+        """End the server requests whose replies a refused request contains: no other reply will come.
+
+        The handlers that wait for these replies get an error, in whichever process they run.
+
+        Args:
+            session: The session.
+            body: The body of the request.
+            refused: The error that the client gets.
+
+        Raises:
+            SessionError: `STORE_UNAVAILABLE`.
+        """
+        error = {"code": INVALID_REQUEST, "message": f"The client's reply was refused: {refused.message}"}
+        for request_id in sorted(jsonrpc.reply_ids(body))[:_MAX_BATCH]:
+            await self._routing.reply(session.key, Reply(request_id, None, error))
 
     async def abort(self, session: Session, request_id: RequestId) -> None:
         """Cancel a running request of a session in any process; return when its process has received that.

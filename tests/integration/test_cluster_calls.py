@@ -142,6 +142,14 @@ async def test_an_error_reply_arrives_at_another_process(wire: Wire) -> None:
         assert "I would rather not" in json.dumps(await events.next_message())
 
 
+async def test_reply_that_another_process_refuses_ends_the_question(balancer: LoadBalancer, wire: Wire) -> None:
+    for server in balancer.servers:
+        async with wire.post_stream(wire.tool_request("elicit")) as events:
+            question = await events.next_message()
+            assert (await wire.at(server).post(reply(question, "no object"))).status_code == 400
+            assert "reply was refused" in (await events.next_message())["error"]["message"]
+
+
 async def test_many_concurrent_questions_are_answered_at_other_processes(wire: Wire) -> None:
     async with wire.post_stream(wire.tool_request("elicit", times=30)) as events:
         questions = [await events.next_message() for _ in range(30)]
