@@ -10,7 +10,7 @@ from typing import Any, Final, TypeGuard, cast
 
 import orjson
 
-from mcp_tornado.sessions.encoding import encode
+from mcp_tornado.sessions.encoding import MAX_INTEGER_DIGITS, decode_exactly, encode, shorten_numbers
 from mcp_tornado.sessions.errors import ErrorCode, SessionError
 
 RequestId = str | int
@@ -56,20 +56,26 @@ Message = Request | Notification | Reply
 
 
 def decode(body: bytes) -> Any:
-    """Return the JSON value of a request body.
+    """Return the JSON value of a request body. Integers are exact, up to `MAX_INTEGER_DIGITS` digits.
 
     Raises:
         SessionError: `PARSE_ERROR`: the body is not UTF-8 or not JSON, is nested too deeply, or has a number that is
             out of range.
     """
+    shortened = shorten_numbers(body)
     try:
-        value = orjson.loads(body)
+        value = orjson.loads(body if shortened is None else shortened)
     except orjson.JSONDecodeError as error:
         raise SessionError(ErrorCode.PARSE_ERROR, f"The body is not valid JSON: {error.msg}") from error
     # Nearly every body has so few brackets that it cannot be too deep, and counting them is fast.
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _is_deeper_than(value, MAX_DEPTH):
         raise SessionError(ErrorCode.PARSE_ERROR, f"The body is nested more than {MAX_DEPTH} levels deep")
-    return value
+    if shortened is None:
+        return value
+    try:
+        return decode_exactly(body)
+    except ValueError as error:
+        raise SessionError(ErrorCode.PARSE_ERROR, f"The body has a number that is out of range: {error}") from error
 
 
 def _is_deeper_than(value: Any, limit: int) -> bool:
@@ -170,8 +176,8 @@ def reply_ids(body: bytes) -> set[str]:
 
 def correlation_key(request_id: RequestId) -> RequestId:
     """Return the value by which request ids are compared: `"7"` and `7` are the same id, as in the SDKs."""
-    if isinstance(request_id, str) and request_id.isascii() and request_id.isdigit() and len(request_id) < 20:
-        return int(request_id)
+    if isinstance(request_id, str) and request_id.isascii() and request_id.isdigit():
+        return int(request_id) if len(request_id) <= MAX_INTEGER_DIGITS else request_id
     return request_id
 
 

@@ -106,13 +106,10 @@ class OutgoingRequests:
         token, progress = params.get("progressToken"), params.get("progress")
         total, message = params.get("total"), params.get("message")
         pending = self._find(session_key, token) if jsonrpc.is_request_id(token) else None
-        if pending is None or pending.on_progress is None or not isinstance(progress, int | float):
+        done = _to_float(progress)
+        if pending is None or pending.on_progress is None or done is None:
             return
-        handler = pending.on_progress(
-            float(progress),
-            float(total) if isinstance(total, int | float) else None,
-            message if isinstance(message, str) else None,
-        )
+        handler = pending.on_progress(done, _to_float(total), message if isinstance(message, str) else None)
         try:
             await contain(handler, is_task_cancelled)
         except Exception:
@@ -127,3 +124,11 @@ class OutgoingRequests:
         """Notify the client that the server no longer waits (MCP, basic/utilities/cancellation)."""
         if options.get("cancel_on_abandon", True):
             await send(jsonrpc.notification("notifications/cancelled", {"requestId": request_id, "reason": reason}))
+
+
+def _to_float(value: Any) -> float | None:
+    """Return a number of the client as a float; `None` for any other value, and for an integer that is too large."""
+    try:
+        return float(value) if isinstance(value, int | float) else None
+    except OverflowError:
+        return None

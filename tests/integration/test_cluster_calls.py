@@ -204,6 +204,34 @@ async def test_progress_of_the_client_arrives_at_another_process(balancer: LoadB
     assert text == "ready, after 1 of 3: step 1, 2 of 3: step 2, 3 of 3: step 3"
 
 
+# ---------------------------------------------------------------- integers of more than 64 bits
+
+
+@pytest.mark.parametrize("number", [2**64 + 1, -(2**63) - 1, 10**4300 - 1], ids=lambda number: str(number)[:6])
+async def test_large_integers_are_exact_at_another_process(balancer: LoadBalancer, wire: Wire, number: int) -> None:
+    first, second, *_ = balancer.servers
+    call = wire.tool_request("progress", id=number, meta={"progressToken": number}, steps=2)
+    async with wire.at(first).post_stream(call) as events:
+        frames = await events.read_to_end()
+    async with wire.at(second).get_stream(frames[0].id) as events:
+        resumed = [frame.message for frame in await events.read_to_end()]
+    assert resumed == [frame.message for frame in frames[1:]]
+    assert [repr(message["params"]["progressToken"]) for message in resumed[:-1]] == [repr(number)] * 2
+    assert repr(resumed[-1]["id"]) == repr(number)
+
+
+async def test_call_with_a_large_id_is_aborted_at_another_process(balancer: LoadBalancer, wire: Wire) -> None:
+    first, second, *_ = balancer.servers
+    async with wire.at(first).post_stream(wire.tool_request("elicit", id=2**64 + 1)) as events:
+        await events.next_message()
+        for request_id, status in ((2**64, 404), (2**64 + 1, 202)):
+            aborted = await wire.at(second).post({"requestId": request_id}, "/abort")
+            assert aborted.status_code == status
+        messages = [frame.message for frame in await events.read_to_end()]
+    assert repr(messages[-1]["id"]) == repr(2**64 + 1)
+    assert messages[-1]["error"]["code"] == -32800
+
+
 # ---------------------------------------------------------------- send and receive
 
 
