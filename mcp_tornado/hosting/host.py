@@ -13,6 +13,7 @@ from opentelemetry.trace import ProxyTracerProvider, get_tracer_provider
 from starlette.routing import Route
 
 from mcp_tornado.hosting.fastmcp import custom_routes, is_fastmcp, low_level_server
+from mcp_tornado.hosting.tool_errors import show_errors_of_mcpserver
 
 _TRACING: Final = "OpenTelemetryMiddleware"
 
@@ -47,6 +48,7 @@ def host(candidate: object) -> HostedServer:
         app = server.streamable_http_app()
         endpoint = "/mcp"
         unserved = tuple(route.path for route in app.routes if isinstance(route, Route) and route.path != endpoint)
+        show_errors_of_mcpserver(server)
         return HostedServer(server.session_manager.app, unserved)
     if is_fastmcp(candidate):
         if candidate.auth is not None:

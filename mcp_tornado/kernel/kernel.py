@@ -13,6 +13,7 @@ from mcp_tornado.cluster.membership import DEFAULT_TIMES, Membership, Membership
 from mcp_tornado.hosting.host import HostedServer, without_idle_tracing
 from mcp_tornado.hosting.request import InboundRequest
 from mcp_tornado.hosting.request_state import shared_request_state
+from mcp_tornado.hosting.tool_errors import errors_of_handlers_shown
 from mcp_tornado.jsonrpc import JSONObject, Request, RequestId
 from mcp_tornado.kernel.admission import Admission
 from mcp_tornado.kernel.announcements import Announcements, list_changed_options
@@ -141,6 +142,7 @@ class Kernel:
             lifespan_state = await stack.enter_async_context(self._server.lifespan(self._server))
             # After the lifespan: it may configure tracing.
             stack.enter_context(without_idle_tracing(self._server))
+            stack.enter_context(errors_of_handlers_shown(self._server))
             await stack.enter_async_context(
                 shared_request_state(self._server, self._log, self._membership.name, self._request_state_keys)
             )
