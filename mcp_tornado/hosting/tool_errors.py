@@ -6,8 +6,8 @@ for the client, so their text is added to the result of the tool call.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final
 
 import mcp_types as types
@@ -15,6 +15,7 @@ from mcp.server.lowlevel.server import Server
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
 
+from mcp_tornado.hosting.handlers import Handler, wrapped_handler
 from mcp_tornado.sessions import SessionError, StateTooLarge
 
 if TYPE_CHECKING:
@@ -52,26 +53,19 @@ def show_errors_of_fastmcp(server: FastMCP[Any]) -> None:
         server.call_tool = _ToolCaller(server.call_tool, cause_of, FastMCPToolError)
 
 
-@contextmanager
-def errors_of_handlers_shown(server: Server[Any]) -> Generator[None]:
+def errors_of_handlers_shown(server: Server[Any]) -> AbstractContextManager[None]:
     """Make the handler of tool calls return a shown error as a result with `isError`. On exit, restore the handler."""
-    entry = server.get_request_handler(_CALL_TOOL)
-    if entry is None:
-        yield
-        return
-    handler = entry.handler
+    return wrapped_handler(server, _CALL_TOOL, _return_shown_errors)
 
+
+def _return_shown_errors(handler: Handler) -> Handler:
     async def call_tool(ctx: Any, params: Any) -> Any:
         try:
             return await handler(ctx, params)
         except _SHOWN_BY_LOW_LEVEL as error:
             return types.CallToolResult(content=[types.TextContent(type="text", text=str(error))], is_error=True)
 
-    server.add_request_handler(_CALL_TOOL, entry.params_type, call_tool)
-    try:
-        yield
-    finally:
-        server.add_request_handler(_CALL_TOOL, entry.params_type, handler)
+    return call_tool
 
 
 class _ToolCaller:

@@ -10,6 +10,7 @@ from typing import Any
 
 from mcp_tornado.cluster.mailbox import Mailbox
 from mcp_tornado.cluster.membership import DEFAULT_TIMES, Membership, MembershipTimes
+from mcp_tornado.hosting.client_mistakes import mistakes_answered
 from mcp_tornado.hosting.host import HostedServer, without_idle_tracing
 from mcp_tornado.hosting.request import InboundRequest
 from mcp_tornado.hosting.request_state import shared_request_state
@@ -143,6 +144,7 @@ class Kernel:
             # After the lifespan: it may configure tracing.
             stack.enter_context(without_idle_tracing(self._server))
             stack.enter_context(errors_of_handlers_shown(self._server))
+            stack.enter_context(mistakes_answered(self._server))
             await stack.enter_async_context(
                 shared_request_state(self._server, self._log, self._membership.name, self._request_state_keys)
             )
