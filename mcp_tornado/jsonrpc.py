@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeGuard, cast
 
 import orjson
 
-from mcp_tornado.sessions.encoding import encode
+from mcp_tornado.sessions.encoding import MAX_INTEGER_DIGITS, decode_exactly, encode, shorten_numbers
 from mcp_tornado.sessions.errors import ErrorCode, SessionError
 
 RequestId = str | int
@@ -19,6 +20,8 @@ REQUEST_CANCELLED: Final = -32800
 """Error code for a handshake-era call that was cancelled; the SDK's transport uses the same."""
 MAX_DEPTH: Final = 200
 """Deepest nesting of a body. A body nested deeper than Python's recursion limit would fail later, in other code."""
+_ID_IN_TEXT: Final = re.compile(rb'"id"\s*:\s*"([ -!#-\[\]-~]{1,200})"')
+"""A member `id` whose value is a string without escapes."""
 CALL_LOST: Final = -32000
 """Error code for a call whose result is lost because its session or its process has ended."""
 
@@ -53,20 +56,26 @@ Message = Request | Notification | Reply
 
 
 def decode(body: bytes) -> Any:
-    """Return the JSON value of a request body.
+    """Return the JSON value of a request body. Integers are exact, up to `MAX_INTEGER_DIGITS` digits.
 
     Raises:
         SessionError: `PARSE_ERROR`: the body is not UTF-8 or not JSON, is nested too deeply, or has a number that is
             out of range.
     """
+    shortened = shorten_numbers(body)
     try:
-        value = orjson.loads(body)
+        value = orjson.loads(body if shortened is None else shortened)
     except orjson.JSONDecodeError as error:
         raise SessionError(ErrorCode.PARSE_ERROR, f"The body is not valid JSON: {error.msg}") from error
     # Nearly every body has so few brackets that it cannot be too deep, and counting them is fast.
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _is_deeper_than(value, MAX_DEPTH):
         raise SessionError(ErrorCode.PARSE_ERROR, f"The body is nested more than {MAX_DEPTH} levels deep")
-    return value
+    if shortened is None:
+        return value
+    try:
+        return decode_exactly(body)
+    except ValueError as error:
+        raise SessionError(ErrorCode.PARSE_ERROR, f"The body has a number that is out of range: {error}") from error
 
 
 def _is_deeper_than(value: Any, limit: int) -> bool:
@@ -130,10 +139,11 @@ def _parse_call(value: dict[str, Any]) -> Request | Notification:
 
 
 def _parse_reply(value: dict[str, Any]) -> Reply:
+    # Some clients always send both members: `null` in one of them means that it is absent.
     request_id, result, error = value.get("id"), value.get("result"), value.get("error")
-    if ("result" in value) == ("error" in value):
+    if result is not None and error is not None:
         raise _invalid('a response must have either a "result" or an "error"')
-    if "error" in value:
+    if error is not None or "result" not in value:
         if not is_object(error) or not is_request_id(error.get("code")) or not isinstance(error.get("message"), str):
             raise _invalid('"error" must be an object with a "code" and a "message"')
         if isinstance(error["code"], str):
@@ -149,10 +159,25 @@ def _invalid(why: str) -> SessionError:
     return SessionError(ErrorCode.INVALID_REQUEST, f"Not a valid JSON-RPC message: {why}")
 
 
+def reply_ids(body: bytes) -> set[str]:
+    """Return the string ids of the replies that a body may contain, also if it is no valid message or not even JSON.
+
+    Args:
+        body: The body of a refused request.
+    """
+    try:
+        value = decode(body)
+    except SessionError:
+        return {found.decode() for found in _ID_IN_TEXT.findall(body)}
+    values = value if is_list(value) else [value]
+    found = (each.get("id") for each in values if is_object(each) and "method" not in each)
+    return {request_id for request_id in found if isinstance(request_id, str)}
+
+
 def correlation_key(request_id: RequestId) -> RequestId:
     """Return the value by which request ids are compared: `"7"` and `7` are the same id, as in the SDKs."""
-    if isinstance(request_id, str) and request_id.isascii() and request_id.isdigit() and len(request_id) < 20:
-        return int(request_id)
+    if isinstance(request_id, str) and request_id.isascii() and request_id.isdigit():
+        return int(request_id) if len(request_id) <= MAX_INTEGER_DIGITS else request_id
     return request_id
 
 

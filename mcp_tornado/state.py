@@ -12,6 +12,8 @@ client and a later call receives from it: use one for requests that have no sess
     s = await state.open(handle)                 # open the state with the handle from the client
 
 A tool that is a plain function runs in a thread and uses `create_sync`, `open_sync`, `read_sync` and `update_sync`.
+
+If a tool lets one of the errors of this module through, its client gets a tool error with the text of that error.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from mcp_tornado.hosting.context import RequestContext, current_context
+from mcp_tornado.hosting.tool_errors import ClientError
 from mcp_tornado.sessions import ErrorCode, Session, SessionError, StateTooLarge
 from mcp_tornado.sessions.state_handles import create_handle, open_handle
 
@@ -52,11 +55,11 @@ _LOOP_CHECK_SECONDS: Final = 1.0
 """Interval between two checks of a waiting thread that the event loop still exists."""
 
 
-class NoSession(Exception):
+class NoSession(ClientError):
     """There is no session: no request is handled, the request has no session, or the session has ended."""
 
 
-class StateNotFound(Exception):
+class StateNotFound(ClientError):
     """No state has this handle: it is unknown, malformed or expired, or it belongs to another principal."""
 
 

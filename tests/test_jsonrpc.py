@@ -45,6 +45,75 @@ def test_decode_returns_the_json_value_of_a_body():
     assert jsonrpc.decode(b' {"a": [1, 2.5, null, true, "\xc3\xa9\\u00e9"]} ') == {"a": [1, 2.5, None, True, "éé"]}
 
 
+@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@given(VALUES | st.lists(st.integers(-(2**70), 2**70)) | st.integers(17, 4300).map(lambda digits: 1 - 10**digits))
+def test_decode_returns_exact_integers(value):
+    decoded = jsonrpc.decode(json.dumps(value).encode())
+    assert decoded == value
+    assert json.dumps(decoded) == json.dumps(value)  # an integer is no float with an equal value
+
+
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_decode_raises_a_parse_error_for_an_integer_of_more_than_4300_digits(sign):
+    assert jsonrpc.decode(f"[{sign}{'9' * 4300}]".encode()) == [int(f"{sign}{'9' * 4300}")]
+    with pytest.raises(SessionError, match="an integer has more than 4300 digits") as raised:
+        jsonrpc.decode(f"[{sign}{'9' * 4301}]".encode())
+    assert raised.value.code is ErrorCode.PARSE_ERROR
+
+
+LONG = b"12345678901234567890"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (b'{"a": 1, "a": 2}', {"a": 2}),
+        (b'"12345678901234567890123"', "12345678901234567890123"),
+        (b'"\\u00411234567890123456789012345"', "A1234567890123456789012345"),
+        (b'{"12345678901234567890123": 1}', {"12345678901234567890123": 1}),
+        (b"0.12345678901234567890123", 0.12345678901234567890123),
+        (b"1e00000000000000000000005", 1e5),
+        (b"123456789012345678901234567890e-25", 123456789012345678901234567890e-25),
+        (b"0." + b"0" * 400 + b"1e401", 1.0),
+        (b"1" + b"0" * 400 + b"e-400", 1.0),
+        (b'"\xc3\xa4"', "ä"),
+    ],
+)
+def test_decode_reads_a_body_with_a_long_number_as_any_other(text, value):
+    assert jsonrpc.decode(text) == value
+    assert jsonrpc.decode(b"[%s, %s]" % (LONG, text)) == [int(LONG), value]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *[
+            b"NaN",
+            b"-Infinity",
+            b"1e999",
+            b"1e9999999999999999999999",
+            b'"\\ud800"',
+            b'"\xff"',
+            b"[" * 300 + b"]" * 300,
+        ],
+        *[b"0123456789012345678901", b"1.", b"1,", b"--12345678901234567890123", b"'12345678901234567890123'"],
+        *[
+            b"1" * 400 + b"e300",
+            b"1" * 400 + b".5e300",
+            b"\xef\xbb\xbf1",
+            b'"\n"',
+            b"{1: 2}",
+            b"1 12345678901234567890",
+        ],
+    ],
+)
+def test_decode_refuses_a_body_with_a_long_number_as_any_other(text):
+    for body in (text, b"[%s, %s]" % (LONG, text)):
+        with pytest.raises(SessionError) as raised:
+            jsonrpc.decode(body)
+        assert raised.value.code is ErrorCode.PARSE_ERROR
+
+
 @pytest.mark.parametrize(
     "body", [b"", b" ", b"{", b"{}{}", b"\xff", b'"\xff"', b"NaN", b"-Infinity", b'"\\ud800"', b"[" * 9999, b"'a'"]
 )
@@ -65,6 +134,11 @@ def test_decode_raises_a_parse_error_for_a_body_that_is_not_json(body):
         ({"jsonrpc": "2.0", "method": "a"}, Notification("a", None)),
         ({"jsonrpc": "2.0", "method": "a", "params": {"b": 1}}, Notification("a", {"b": 1})),
         ({"jsonrpc": "2.0", "id": 1, "result": {}}, Reply(1, {}, None)),
+        ({"jsonrpc": "2.0", "id": 1, "result": {"a": 1}, "error": None}, Reply(1, {"a": 1}, None)),
+        (
+            {"jsonrpc": "2.0", "id": 1, "result": None, "error": {"code": 1, "message": "m"}},
+            Reply(1, None, {"code": 1, "message": "m"}),
+        ),
         ({"jsonrpc": "2.0", "id": "s.1", "result": {"a": 1}}, Reply("s.1", {"a": 1}, None)),
         (
             {"jsonrpc": "2.0", "id": None, "error": {"code": 1, "message": "m"}},
@@ -105,7 +179,8 @@ def test_parse_returns_the_message_of_a_valid_value(value, message):
         {"jsonrpc": "2.0", "id": 1, "method": "a", "params": 0},
         {"jsonrpc": "2.0", "id": 1, "result": None},
         {"jsonrpc": "2.0", "id": 1, "result": []},
-        {"jsonrpc": "2.0", "id": 1, "result": {}, "error": None},
+        {"jsonrpc": "2.0", "id": 1, "result": {}, "error": {"code": 1, "message": "m"}},
+        {"jsonrpc": "2.0", "id": 1, "result": None, "error": None},
         {"jsonrpc": "2.0", "id": 1, "error": None},
         {"jsonrpc": "2.0", "id": 1, "error": {}},
         {"jsonrpc": "2.0", "id": 1, "error": {"code": True, "message": "m"}},
@@ -153,6 +228,8 @@ def test_parse_returns_a_message_or_raises_an_invalid_request_for_any_object(val
         (3, "³", False),
         ("a", "A", False),
         ("", "", True),
+        (2**70, str(2**70), True),
+        (2**70, str(2**70 + 1), False),
         ("9" * 5000, "9" * 5000, True),
         ("9" * 5000, "8" * 5000, False),
     ],

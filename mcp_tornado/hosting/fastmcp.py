@@ -15,6 +15,7 @@ from mcp.server.lowlevel.server import Server
 
 from mcp_tornado.hosting.authentication import check_application, check_method, refuse_authentication
 from mcp_tornado.hosting.fastmcp_state import FastMCPState
+from mcp_tornado.hosting.tool_errors import show_errors_of_fastmcp
 
 if TYPE_CHECKING:
     from fastmcp import FastMCP
@@ -55,6 +56,7 @@ def low_level_server(server: FastMCP[Any]) -> Server[Any]:
         low_level.middleware.insert(0, _HTTPTransportMiddleware(server))
     # Before the first message: a lifespan may call the server, which would then create a store of its own.
     store_state_in_sessions(server)
+    show_errors_of_fastmcp(server)
     return low_level
 
 

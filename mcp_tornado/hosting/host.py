@@ -19,6 +19,7 @@ from mcp_tornado.hosting.authentication import (
     refuse_authentication,
 )
 from mcp_tornado.hosting.fastmcp import check_fastmcp, custom_routes, is_fastmcp, low_level_server
+from mcp_tornado.hosting.tool_errors import show_errors_of_mcpserver
 
 _TRACING: Final = "OpenTelemetryMiddleware"
 _APPLICATION_METHOD: Final = "streamable_http_app"
@@ -54,6 +55,7 @@ def host(candidate: object) -> HostedServer:
         check_application(app, server.session_manager.app, server)
         endpoint = "/mcp"
         unserved = tuple(route.path for route in app.routes if isinstance(route, Route) and route.path != endpoint)
+        show_errors_of_mcpserver(server)
         return HostedServer(server.session_manager.app, unserved)
     if is_fastmcp(candidate):
         check_fastmcp(candidate)

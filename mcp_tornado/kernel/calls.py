@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import anyio
@@ -18,6 +19,7 @@ from starlette.requests import Request as StarletteRequest
 from mcp_tornado import jsonrpc
 from mcp_tornado.hosting.request import LazyHeaders
 from mcp_tornado.jsonrpc import CALL_LOST, REQUEST_CANCELLED, Request, RequestId
+from mcp_tornado.kernel.containment import HandlerEscape, contain
 from mcp_tornado.kernel.outgoing import OutgoingRequests
 from mcp_tornado.log import get_logger
 from mcp_tornado.metrics import Metrics
@@ -28,6 +30,8 @@ from mcp_tornado.streams.tasks import Spawn
 _log = get_logger(__name__)
 
 TRANSPORT_KIND: Final = "streamable-http"
+_MAX_LOGGED_CHARACTERS: Final = 200
+"""How much of a client's value the log shows."""
 
 
 def error_object(error: BaseModel) -> dict[str, Any]:
@@ -35,20 +39,46 @@ def error_object(error: BaseModel) -> dict[str, Any]:
     return error.model_dump(by_alias=True, mode="json", exclude_none=True)
 
 
-def failure(request_id: RequestId, exception: Exception) -> Outcome:
+def failure(request: Request, exception: Exception, session_key: str | None = None) -> Outcome:
     """Return the outcome of a request whose handler has raised.
 
     The SDK's own errors and errors of the session reach the client as they are. Of any other exception the client
     learns only that it happened; the log has the traceback.
+
+    Args:
+        request: The request.
+        exception: The exception.
+        session_key: The key of the request's session; `None` if it has none.
     """
     known = handler_exception_to_error_data(exception)
     if known is not None:
-        return Outcome(jsonrpc.error(request_id, error_object(known)))
+        return Outcome(jsonrpc.error(request.id, error_object(known)))
     if isinstance(exception, SessionError):
-        error = jsonrpc.error(request_id, exception.to_error())
+        error = jsonrpc.error(request.id, exception.to_error())
         return Outcome(error, exception.status, exception.retry_after)
-    _log.exception("handler.failed", error=type(exception).__name__)
-    return Outcome(jsonrpc.error(request_id, SessionError(ErrorCode.INTERNAL_ERROR).to_error()))
+    log_failed_handler("handler.failed", exception, request.method, request.params, session_key)
+    return Outcome(jsonrpc.error(request.id, SessionError(ErrorCode.INTERNAL_ERROR).to_error()))
+
+
+def log_failed_handler(
+    event: str, exception: Exception, method: str, params: Mapping[str, Any] | None, session_key: str | None
+) -> None:
+    """Log the exception that a handler has raised, which is being handled, with its traceback.
+
+    Args:
+        event: The name of the event.
+        exception: The exception.
+        method: The method of the message.
+        params: The params of the message; for a tool call the name of the tool is logged.
+        session_key: The key of the message's session; `None` if it has none.
+    """
+    raised = exception.__cause__ if isinstance(exception, HandlerEscape) else exception
+    values: dict[str, object] = {"error": type(raised).__name__, "method": method[:_MAX_LOGGED_CHARACTERS]}
+    if method == "tools/call":
+        values["tool"] = str((params or {}).get("name"))[:_MAX_LOGGED_CHARACTERS]
+    if session_key is not None:
+        values["session"] = short_key(session_key)
+    _log.exception(event, **values)
 
 
 def lost(request_id: RequestId, code: ErrorCode) -> Outcome:
@@ -191,11 +221,8 @@ class Call:
 
     async def _run(self, on_request: OnRequest, on_success: Callable[[], Awaitable[None]] | None) -> None:
         answer, outcome = None, "cancelled"
-        try:
+        with suppress(asyncio.CancelledError):  # whoever has cancelled this task answers
             answer, outcome = await self._outcome(on_request, on_success)
-        except asyncio.CancelledError:
-            if self._settling is None:  # the whole kernel ends, not only this call
-                raise
         if self.request.method == "tools/call":
             self._metrics.count_tool_call((self.request.params or {}).get("name"), outcome)
         if answer is not None:
@@ -206,16 +233,17 @@ class Call:
     ) -> tuple[Outcome, str]:
         request = self.request
         try:
-            value = await on_request(self._context, request.method, request.params)
+            handler = on_request(self._context, request.method, request.params)
+            value = await contain(handler, lambda: self._settling is not None)
             if on_success is not None:
                 await on_success()
         except Exception as exception:
-            return failure(request.id, exception), "error"
+            return failure(request, exception, self.stream.key), "error"
         return Outcome(jsonrpc.result(request.id, value)), "error" if value.get("isError") is True else "ok"
 
     def refuse(self, error: SessionError) -> asyncio.Task[None]:
         """Answer with an error instead of running the handler."""
-        self._task = asyncio.create_task(self._settle(failure(self.request.id, error)))
+        self._task = asyncio.create_task(self._settle(failure(self.request, error)))
         return self._task
 
     def cancel(self) -> bool:

@@ -20,7 +20,8 @@ from starlette.requests import Request as StarletteRequest
 
 from mcp_tornado import jsonrpc
 from mcp_tornado.hosting.context import session_context
-from mcp_tornado.kernel.calls import CallContext
+from mcp_tornado.kernel.calls import CallContext, log_failed_handler
+from mcp_tornado.kernel.containment import HandlerEscape, contain, is_task_cancelled
 from mcp_tornado.kernel.outgoing import OutgoingRequests
 from mcp_tornado.log import get_logger
 from mcp_tornado.sessions import EventLog, Session, SessionError, SessionGone, SessionManager, short_key
@@ -80,17 +81,22 @@ class SessionConnection:
     async def start(self) -> None:
         """Start the SDK's server loop; return when the connection accepts requests."""
         started = asyncio.Event()
-        self._task = asyncio.create_task(
-            serve_connection(
-                self._server,
-                self,
-                connection=self.connection,
-                lifespan_state=self._lifespan_state,
-                init_options=self._init_options,
-                task_status=_Started(started),
-            )
-        )
+        self._task = asyncio.create_task(self._serve(_Started(started)))
         await started.wait()
+
+    async def _serve(self, task_status: anyio.abc.TaskStatus[None]) -> None:
+        serving = serve_connection(
+            self._server,
+            self,
+            connection=self.connection,
+            lifespan_state=self._lifespan_state,
+            init_options=self._init_options,
+            task_status=task_status,
+        )
+        try:
+            await contain(serving, is_task_cancelled)
+        except HandlerEscape:  # what the server keeps on the connection could not be closed
+            _log.exception("connection.failed", session=short_key(self._key))
 
     async def run(
         self,
@@ -174,7 +180,9 @@ class SessionConnection:
         for entry in repeated:
             context = CallContext(self._key, None, None, http_request, self._outgoing)
             try:
-                await self.on_request(context, entry["method"], entry["params"])
+                await contain(self.on_request(context, entry["method"], entry["params"]), lambda: False)
+            except HandlerEscape as error:
+                log_failed_handler("journal.failed", error, entry["method"], entry["params"], self._key)
             except Exception as error:
                 _log.warning(
                     "journal.failed",

@@ -15,6 +15,7 @@ from mcp_tornado.hosting.request import InboundRequest
 from mcp_tornado.jsonrpc import JSONObject, Request
 from mcp_tornado.kernel.calls import CallContext, failure
 from mcp_tornado.kernel.connections import ConnectionPool
+from mcp_tornado.kernel.containment import contain
 from mcp_tornado.kernel.outgoing import OutgoingRequests
 from mcp_tornado.sessions import ClientInfo, ErrorCode, Session, SessionError, SessionManager, session_key
 
@@ -76,9 +77,10 @@ class Handshake:
         try:
             try:
                 with request_context as current:
-                    value = await connection.on_request(context, request.method, request.params)
+                    handler = connection.on_request(context, request.method, request.params)
+                    value = await contain(handler, lambda: False)
             except Exception as exception:
-                return HandshakeResult(failure(request.id, exception).message, None)
+                return HandshakeResult(failure(request, exception, key).message, None)
             response = jsonrpc.result(request.id, value)
             if not self._issue_sessions:
                 return HandshakeResult(response, None)

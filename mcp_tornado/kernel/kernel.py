@@ -10,14 +10,17 @@ from typing import Any
 
 from mcp_tornado.cluster.mailbox import Mailbox
 from mcp_tornado.cluster.membership import DEFAULT_TIMES, Membership, MembershipTimes
+from mcp_tornado.hosting.client_mistakes import mistakes_answered
 from mcp_tornado.hosting.host import HostedServer, without_idle_tracing
 from mcp_tornado.hosting.lifespan import ServerLifespan
 from mcp_tornado.hosting.request import InboundRequest
 from mcp_tornado.hosting.request_state import shared_request_state
+from mcp_tornado.hosting.tool_errors import errors_of_handlers_shown
 from mcp_tornado.jsonrpc import JSONObject, Request, RequestId
 from mcp_tornado.kernel.admission import Admission
 from mcp_tornado.kernel.announcements import Announcements, list_changed_options
 from mcp_tornado.kernel.connections import ConnectionPool, SessionConnection
+from mcp_tornado.kernel.containment import contained_tasks
 from mcp_tornado.kernel.handshake import Handshake, HandshakeResult
 from mcp_tornado.kernel.outgoing import OutgoingRequests
 from mcp_tornado.kernel.routing import Routing
@@ -141,11 +144,14 @@ class Kernel:
         announcements = Announcements(self._server, self._manager, self._log) if self._issue_sessions else None
         relay = EventRelay(self._server, self._mailbox, announcements)
         async with AsyncExitStack() as stack:
+            stack.enter_context(contained_tasks())
             # Before the lifespan: it may publish that the server's tools have changed since its last start.
             stack.enter_context(relay.collecting())
             lifespan_state = await stack.enter_async_context(self._lifespan)
             # After the lifespan: it may configure tracing.
             stack.enter_context(without_idle_tracing(self._server))
+            stack.enter_context(errors_of_handlers_shown(self._server))
+            stack.enter_context(mistakes_answered(self._server))
             await stack.enter_async_context(
                 shared_request_state(self._server, self._log, self._membership.name, self._request_state_keys)
             )
@@ -318,6 +324,10 @@ class Kernel:
     async def send(self, session: Session, body: Any, inbound: InboundRequest) -> RequestId | None:
         """Accept one message for background work; see `SessionMessages.send`."""
         return await self._messages.send(session, body, inbound)
+
+    async def end_refused_replies(self, session: Session, body: bytes, refused: SessionError) -> None:
+        """End what waits for the replies in a refused request; see `SessionMessages.end_refused_replies`."""
+        await self._messages.end_refused_replies(session, body, refused)
 
     async def abort(self, session: Session, request_id: RequestId) -> None:
         """Cancel a running request in any process; see `SessionMessages.abort`."""

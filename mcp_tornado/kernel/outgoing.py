@@ -14,7 +14,9 @@ from mcp_types import REQUEST_TIMEOUT, ErrorData
 
 from mcp_tornado import jsonrpc
 from mcp_tornado.jsonrpc import CALL_LOST, JSONObject, Notification, Reply, RequestId
+from mcp_tornado.kernel.containment import contain, is_task_cancelled
 from mcp_tornado.log import get_logger
+from mcp_tornado.sessions import short_key
 
 _log = get_logger(__name__)
 
@@ -104,13 +106,14 @@ class OutgoingRequests:
         token, progress = params.get("progressToken"), params.get("progress")
         total, message = params.get("total"), params.get("message")
         pending = self._find(session_key, token) if jsonrpc.is_request_id(token) else None
-        if pending is None or pending.on_progress is None or not isinstance(progress, int | float):
+        done = _to_float(progress)
+        if pending is None or pending.on_progress is None or done is None:
             return
-        await pending.on_progress(
-            float(progress),
-            float(total) if isinstance(total, int | float) else None,
-            message if isinstance(message, str) else None,
-        )
+        handler = pending.on_progress(done, _to_float(total), message if isinstance(message, str) else None)
+        try:
+            await contain(handler, is_task_cancelled)
+        except Exception:
+            _log.exception("progress.failed", session=short_key(session_key))
 
     def _find(self, session_key: str, request_id: RequestId | None) -> _Pending | None:
         pending = self._pending.get(request_id) if isinstance(request_id, str) else None
@@ -121,3 +124,11 @@ class OutgoingRequests:
         """Notify the client that the server no longer waits (MCP, basic/utilities/cancellation)."""
         if options.get("cancel_on_abandon", True):
             await send(jsonrpc.notification("notifications/cancelled", {"requestId": request_id, "reason": reason}))
+
+
+def _to_float(value: Any) -> float | None:
+    """Return a number of the client as a float; `None` for any other value, and for an integer that is too large."""
+    try:
+        return float(value) if isinstance(value, int | float) else None
+    except OverflowError:
+        return None

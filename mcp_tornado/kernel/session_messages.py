@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -14,22 +14,21 @@ from mcp_tornado.hosting.context import session_context
 from mcp_tornado.hosting.request import InboundRequest
 from mcp_tornado.jsonrpc import Message, Notification, Reply, Request, RequestId
 from mcp_tornado.kernel.admission import Admission
-from mcp_tornado.kernel.calls import Call, CallContext
+from mcp_tornado.kernel.calls import Call, CallContext, log_failed_handler
 from mcp_tornado.kernel.connections import ConnectionPool, SessionConnection
+from mcp_tornado.kernel.containment import contain, is_task_cancelled
 from mcp_tornado.kernel.outgoing import OutgoingRequests
 from mcp_tornado.kernel.routing import Routing
 from mcp_tornado.kernel.running_calls import RunningCalls
-from mcp_tornado.log import get_logger
 from mcp_tornado.metrics import Metrics
 from mcp_tornado.sessions import ErrorCode, EventLog, Session, SessionError, SessionGone, SessionManager
+from mcp_tornado.sessions.errors import INVALID_REQUEST
 from mcp_tornado.sessions.journal import JOURNALED_METHODS, has_room, with_entry
 from mcp_tornado.streams.names import BACKGROUND, RESPONSE
 from mcp_tornado.streams.responses import ResponseStream, SessionExchange
 from mcp_tornado.streams.standalone import StandaloneStreams
 from mcp_tornado.streams.tasks import BackgroundTasks
 from mcp_tornado.streams.timers import SharedTimer
-
-_log = get_logger(__name__)
 
 PRIMED_VERSIONS: Final = frozenset(
     version for version in HANDSHAKE_PROTOCOL_VERSIONS if is_version_at_least(version, "2025-11-25")
@@ -155,6 +154,23 @@ class SessionMessages:
         await self._handle(session, [message], stream, inbound)
         return message.id if isinstance(message, Request) else None
 
+    async def end_refused_replies(self, session: Session, body: bytes, refused: SessionError) -> None:
+        """End the server requests whose replies a refused request contains: no other reply will come.
+
+        The handlers that wait for these replies get an error, in whichever process they run.
+
+        Args:
+            session: The session.
+            body: The body of the request.
+            refused: The error that the client gets.
+
+        Raises:
+            SessionError: `STORE_UNAVAILABLE`.
+        """
+        error = {"code": INVALID_REQUEST, "message": f"The client's reply was refused: {refused.message}"}
+        for request_id in sorted(jsonrpc.reply_ids(body))[:_MAX_BATCH]:
+            await self._routing.reply(session.key, Reply(request_id, None, error))
+
     async def abort(self, session: Session, request_id: RequestId) -> None:
         """Cancel a running request of a session in any process; return when its process has received that.
 
@@ -238,7 +254,7 @@ class SessionMessages:
             connection.applied(updated)
         context = CallContext(session.key, None, None, http_request, self._outgoing)
         with session_context(self._manager, session):
-            self._tasks.spawn(_log_failure(connection.on_notify(context, notification.method, notification.params)))
+            self._tasks.spawn(_notify_handler(connection, context, notification, session.key))
 
 
 def _parse_batch(session: Session, body: Sequence[Any]) -> list[Message]:
@@ -261,9 +277,12 @@ def _journal_full() -> SessionError:
     return SessionError(ErrorCode.INVALID_REQUEST, "This session has too many subscriptions: end some first")
 
 
-async def _log_failure(handler: Awaitable[None]) -> None:
+async def _notify_handler(
+    connection: SessionConnection, context: CallContext, notification: Notification, session_key: str
+) -> None:
     """Run the handler of a notification. The client gets no answer to it, so a failure is only logged."""
+    method, params = notification.method, notification.params
     try:
-        await handler
-    except Exception:
-        _log.exception("notification.failed")
+        await contain(connection.on_notify(context, method, params), is_task_cancelled)
+    except Exception as error:
+        log_failed_handler("notification.failed", error, method, params, session_key)

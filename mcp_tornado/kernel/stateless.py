@@ -36,6 +36,7 @@ from mcp_tornado.hosting.context import sessionless_context
 from mcp_tornado.hosting.request import InboundRequest
 from mcp_tornado.jsonrpc import JSONObject, Notification, Reply, Request, RequestId
 from mcp_tornado.kernel.admission import Admission
+from mcp_tornado.kernel.containment import contain
 from mcp_tornado.kernel.stateless_exchange import Emit, Handle, StatelessContext, StatelessExchange, http_status
 from mcp_tornado.log import get_logger
 from mcp_tornado.metrics import Metrics
@@ -215,7 +216,7 @@ class StatelessRequests:
         if not arguments and not any(header.startswith(_PARAM_PREFIX) for header, _ in inbound.headers):
             return None
         try:
-            schema = await self._input_schema(name, request, inbound, route)
+            schema = await contain(self._input_schema(name, request, inbound, route), lambda: False)
         except Exception:
             _log.exception("param_headers.unchecked", hint="the tool's schema could not be read")
             return None

@@ -18,6 +18,7 @@ from mcp_tornado import jsonrpc
 from mcp_tornado.hosting.request import LazyHeaders
 from mcp_tornado.jsonrpc import JSONObject, Request, RequestId
 from mcp_tornado.kernel.calls import TRANSPORT_KIND, failure
+from mcp_tornado.kernel.containment import contain
 from mcp_tornado.metrics import Metrics
 from mcp_tornado.sessions import ErrorCode, SessionError
 from mcp_tornado.streams.frames import Frame, FrameQueue, FrameReader
@@ -116,12 +117,13 @@ class StatelessExchange:
         outcome = "cancelled"
         with self._scope:
             try:
-                value = await self._handle(self._emit if may_stream else None)
+                handler = self._handle(self._emit if may_stream else None)
+                value = await contain(handler, lambda: self._scope.cancel_called)
                 outcome = "error" if value.get("isError") is True else "ok"
                 answer = jsonrpc.result(self.request.id, value)
             except Exception as exception:
                 outcome = "error"
-                answer = failure(self.request.id, exception).message
+                answer = failure(self.request, exception).message
             self._settle(Outcome(answer, http_status(answer)))
         if self.request.method == "tools/call":
             self._metrics.count_tool_call((self.request.params or {}).get("name"), outcome)
@@ -160,7 +162,7 @@ class StatelessExchange:
     def abort(self, code: ErrorCode) -> None:
         """Cancel the request because the server ends; answer it with this error at once."""
         # Not with the code of `lost`: MCP 2026-07-28, basic, says that -32000 must no longer be used.
-        self._settle(failure(self.request.id, SessionError(code)))
+        self._settle(failure(self.request, SessionError(code)))
         self._scope.cancel()
 
     def disconnect(self) -> None:

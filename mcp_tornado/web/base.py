@@ -18,7 +18,7 @@ from tornado.web import HTTPError, stream_request_body
 from mcp_tornado.hosting import InboundRequest
 from mcp_tornado.log import DEBUG, INFO, get_logger
 from mcp_tornado.metrics import OTHER
-from mcp_tornado.sessions import ClientInfo, ErrorCode, SessionError
+from mcp_tornado.sessions import ClientInfo, ErrorCode, Session, SessionError
 from mcp_tornado.sessions.encoding import encode
 from mcp_tornado.web import cors, headers
 from mcp_tornado.web.body import RequestBody
@@ -134,6 +134,11 @@ class BaseHandler(SessionValidationMixin):
             SessionError: `PAYLOAD_TOO_LARGE`.
         """
         return self._body.content()
+
+    async def end_refused_replies(self, session: Session, body: bytes, refused: SessionError) -> None:
+        """End what waits for the replies in a refused body; after a 5xx the client may send them again."""
+        if refused.status < 500:
+            await self.services.kernel.end_refused_replies(session, body, refused)
 
     def check_content_type(self) -> None:
         """Check that `Content-Type` is JSON.

@@ -58,6 +58,14 @@ class MCPHandler(StreamingHandler):
         """Handle one JSON-RPC message or a batch."""
         session: Session | None = getattr(self, "session", None)
         raw = self.body()
+        try:
+            await self._post(session, raw)
+        except SessionError as refused:
+            if session is not None:
+                await self.end_refused_replies(session, raw, refused)
+            raise
+
+    async def _post(self, session: Session | None, raw: bytes) -> None:
         body, malformed = _decode_body(raw)
         is_stateless = not self._is_handshake_era or _names_stateless_version(body)
         lacks_session = session is None and not is_stateless and self._mode == "required"

@@ -26,8 +26,12 @@ class SendHandler(BaseHandler):
     async def post(self) -> None:
         """Accept the message; the client reads its answer from `/mcp/receive`."""
         body = self.body()
-        self.check_content_type()
-        accepted = await self.services.kernel.send(self.session, decode(body), self.describe_request())
+        try:
+            self.check_content_type()
+            accepted = await self.services.kernel.send(self.session, decode(body), self.describe_request())
+        except SessionError as refused:
+            await self.end_refused_replies(self.session, body, refused)
+            raise
         self.write_json({"accepted": accepted}, 202)
 
 

@@ -142,6 +142,14 @@ async def test_an_error_reply_arrives_at_another_process(wire: Wire) -> None:
         assert "I would rather not" in json.dumps(await events.next_message())
 
 
+async def test_reply_that_another_process_refuses_ends_the_question(balancer: LoadBalancer, wire: Wire) -> None:
+    for server in balancer.servers:
+        async with wire.post_stream(wire.tool_request("elicit")) as events:
+            question = await events.next_message()
+            assert (await wire.at(server).post(reply(question, "no object"))).status_code == 400
+            assert "reply was refused" in (await events.next_message())["error"]["message"]
+
+
 async def test_many_concurrent_questions_are_answered_at_other_processes(wire: Wire) -> None:
     async with wire.post_stream(wire.tool_request("elicit", times=30)) as events:
         questions = [await events.next_message() for _ in range(30)]
@@ -194,6 +202,34 @@ async def test_progress_of_the_client_arrives_at_another_process(balancer: LoadB
         await wire.post(reply(question, answer))
         text = answer_text(await events.next_message())
     assert text == "ready, after 1 of 3: step 1, 2 of 3: step 2, 3 of 3: step 3"
+
+
+# ---------------------------------------------------------------- integers of more than 64 bits
+
+
+@pytest.mark.parametrize("number", [2**64 + 1, -(2**63) - 1, 10**4300 - 1], ids=lambda number: str(number)[:6])
+async def test_large_integers_are_exact_at_another_process(balancer: LoadBalancer, wire: Wire, number: int) -> None:
+    first, second, *_ = balancer.servers
+    call = wire.tool_request("progress", id=number, meta={"progressToken": number}, steps=2)
+    async with wire.at(first).post_stream(call) as events:
+        frames = await events.read_to_end()
+    async with wire.at(second).get_stream(frames[0].id) as events:
+        resumed = [frame.message for frame in await events.read_to_end()]
+    assert resumed == [frame.message for frame in frames[1:]]
+    assert [repr(message["params"]["progressToken"]) for message in resumed[:-1]] == [repr(number)] * 2
+    assert repr(resumed[-1]["id"]) == repr(number)
+
+
+async def test_call_with_a_large_id_is_aborted_at_another_process(balancer: LoadBalancer, wire: Wire) -> None:
+    first, second, *_ = balancer.servers
+    async with wire.at(first).post_stream(wire.tool_request("elicit", id=2**64 + 1)) as events:
+        await events.next_message()
+        for request_id, status in ((2**64, 404), (2**64 + 1, 202)):
+            aborted = await wire.at(second).post({"requestId": request_id}, "/abort")
+            assert aborted.status_code == status
+        messages = [frame.message for frame in await events.read_to_end()]
+    assert repr(messages[-1]["id"]) == repr(2**64 + 1)
+    assert messages[-1]["error"]["code"] == -32800
 
 
 # ---------------------------------------------------------------- send and receive
