@@ -30,7 +30,7 @@ _log = get_logger(__name__)
 
 JSON: Final = "application/json"
 
-_METRIC_METHODS: Final = ("GET", "POST", "DELETE", "OPTIONS")
+_METRIC_METHODS: Final = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
 """The methods that have a label of their own in metrics; a client can send any other word."""
 
 _REQUEST_NUMBERS: Final = itertools.count(1)
