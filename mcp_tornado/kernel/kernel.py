@@ -84,6 +84,7 @@ class Kernel:
         self._stream_timer = None if json_responses else SharedTimer(stream_after)
         self._issue_sessions = issue_sessions
         self._request_state_keys = request_state_keys
+        self._is_running = False
         self._admission = Admission()
         self._tasks = BackgroundTasks()
         self._membership = Membership(log, manager, times, self._on_recovered)
@@ -118,6 +119,11 @@ class Kernel:
         self._stateless: StatelessRequests
 
     @property
+    def is_running(self) -> bool:
+        """Whether the process is inside of `running`, so that requests can be served."""
+        return self._is_running
+
+    @property
     def draining(self) -> bool:
         """Whether this process refuses new work."""
         return self._admission.draining
@@ -148,9 +154,11 @@ class Kernel:
             upkeep = [asyncio.create_task(self._keep_alive()), asyncio.create_task(self._membership.run())]
             try:
                 async with relay.relaying():
+                    self._is_running = True
                     yield
             finally:
                 await self._end()
+                self._is_running = False
                 for task in upkeep:
                     task.cancel()
                 await asyncio.gather(*upkeep, return_exceptions=True)
