@@ -41,7 +41,7 @@ from mcp_tornado.sessions import (
 from mcp_tornado.streams.open_readers import OpenReaders
 from mcp_tornado.streams.orphans import Orphans
 from mcp_tornado.streams.reader import StreamReader
-from mcp_tornado.streams.responses import Answer, SessionExchange
+from mcp_tornado.streams.responses import Answer, AnswerForm, SessionExchange
 from mcp_tornado.streams.standalone import StandaloneStreams
 from mcp_tornado.streams.tasks import BackgroundTasks
 from mcp_tornado.streams.timers import SharedTimer
@@ -266,10 +266,17 @@ class Kernel:
             SessionError: No session could be created, or `SERVER_DRAINING`.
         """
         self._admission.check()
-        initialized = await self._handshake.initialize(request, client, inbound, session)
         if session is not None:
-            await self._routing.session_renegotiated(session.key)
-        return initialized
+            try:
+                initialized = await self._handshake.initialize(request, client, inbound, session)
+            except SessionError as error:
+                if error.code not in (ErrorCode.SESSION_NOT_FOUND, ErrorCode.SESSION_EXPIRED):
+                    raise
+                # The session has ended since it was checked: the client gets a new one.
+            else:
+                await self._routing.session_renegotiated(session.key)
+                return initialized
+        return await self._handshake.initialize(request, client, inbound, None)
 
     async def create_session(self, value: JSONObject | None, client: ClientInfo) -> tuple[str, Session]:
         """Create a session without a handshake; see `Handshake.create_session`.
@@ -312,9 +319,11 @@ class Kernel:
 
     # ------------------------------------------------------------------ messages and streams of a session
 
-    async def post(self, session: Session, body: Any, inbound: InboundRequest) -> SessionExchange | None:
+    async def post(
+        self, session: Session, body: Any, inbound: InboundRequest, form: AnswerForm = AnswerForm.ANY
+    ) -> SessionExchange | None:
         """Handle the body of a POST to `/mcp` in a session; see `SessionMessages.post`."""
-        return await self._messages.post(session, body, inbound)
+        return await self._messages.post(session, body, inbound, form)
 
     async def send(self, session: Session, body: Any, inbound: InboundRequest) -> RequestId | None:
         """Accept one message for background work; see `SessionMessages.send`."""
@@ -343,13 +352,13 @@ class Kernel:
     # ------------------------------------------------------------------ requests without a session
 
     async def stateless(
-        self, body: Any, inbound: InboundRequest, *, accepts_stream: bool
+        self, body: Any, inbound: InboundRequest, form: AnswerForm
     ) -> StatelessExchange | Answer | None:
         """Handle one message of the stateless era; see `StatelessRequests.handle`."""
-        return await self._stateless.handle(body, inbound, accepts_stream=accepts_stream)
+        return await self._stateless.handle(body, inbound, form)
 
     def without_session(
-        self, body: Any, protocol_version: str | None, inbound: InboundRequest
+        self, body: Any, protocol_version: str | None, inbound: InboundRequest, form: AnswerForm
     ) -> StatelessExchange | None:
         """Handle one handshake-era message without a session; see `StatelessRequests.handle_without_session`."""
-        return self._stateless.handle_without_session(body, protocol_version, inbound)
+        return self._stateless.handle_without_session(body, protocol_version, inbound, form)
