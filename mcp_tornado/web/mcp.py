@@ -82,11 +82,14 @@ class MCPHandler(StreamingHandler):
         """Handle one JSON-RPC message or a batch."""
         raw = self.body()
         body, malformed = _decode_body(raw)
-        is_initialize = _is_initialize(body)
+        names_stateless_version = _names_stateless_version(body)
+        # `initialize` ignores the header, unless the envelope in the body is of the stateless era too: there the method
+        # is unknown.
+        is_initialize = _is_initialize(body) and (self._is_handshake_era or not names_stateless_version)
         if self._session_ended is not None and not is_initialize:
             raise self._session_ended
         session: Session | None = getattr(self, "session", None)
-        is_stateless = not is_initialize and (not self._is_handshake_era or _names_stateless_version(body))
+        is_stateless = not is_initialize and (not self._is_handshake_era or names_stateless_version)
         lacks_session = session is None and not is_stateless and self._mode == "required"
         if lacks_session and (not raw or (malformed is None and not is_initialize)):
             # This error comes before all others: a client without a session must first create one.
@@ -186,7 +189,7 @@ def _decode_body(raw: bytes) -> tuple[Any, SessionError | None]:
 
 
 def _is_initialize(body: Any) -> bool:
-    """Return whether a body is `initialize`, which is of the handshake era whatever `MCP-Protocol-Version` says."""
+    """Return whether a body is the request `initialize`."""
     return is_object(body) and body.get("method") == "initialize" and "id" in body
 
 
