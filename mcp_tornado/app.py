@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from typing import Any, Final
 
-from tornado.routing import URLSpec
+from tornado.routing import Rule
 from tornado.web import Application, RequestHandler
 
 from mcp_tornado import web
@@ -21,6 +21,7 @@ from mcp_tornado.settings import Settings, settings_from_sections
 from mcp_tornado.stores import event_bounds
 from mcp_tornado.stores.local_events import WithLocalEvents
 from mcp_tornado.stores.plugins import open_store
+from mcp_tornado.web import HandlerRule
 from mcp_tornado.web.base import BaseHandler
 from mcp_tornado.web.guards import HostGuard, OriginGuard
 
@@ -31,9 +32,6 @@ _DRAIN_QUIET_SECONDS: Final = 0.2
 """A drain ends when no request has arrived for this time."""
 _DRAIN_WRITE_TIMEOUT_SECONDS: Final = 2.0
 """How long a drain waits until requests stop arriving, and then again until the answers to slow clients are written."""
-
-HandlerRule = URLSpec | tuple[str, type[RequestHandler]] | tuple[str, type[RequestHandler], Mapping[str, Any]]
-"""A route of the user, in a form that Tornado accepts."""
 
 
 class MCPApplication(Application):
@@ -84,7 +82,7 @@ class MCPApplication(Application):
             origins=OriginGuard(settings.server.allowed_origins),
             active=self._active,
         )
-        self.routes: Sequence[URLSpec] = web.routes(services)
+        self.routes: Sequence[Rule] = [*web.routes(services), *(web.bind_services(rule, services) for rule in handlers)]
         """The routes, for another Application: `existing.add_handlers(".*", app.routes)`."""
         tornado_settings: dict[str, Any] = {
             "default_handler_class": web.UnknownRoute,
@@ -92,7 +90,7 @@ class MCPApplication(Application):
             "log_function": _log_request,
             web.SERVICES_KEY: services,
         }
-        super().__init__([*self.routes, *handlers], **tornado_settings)  # pyright: ignore[reportArgumentType]
+        super().__init__([*self.routes], **tornado_settings)
         for path in hosted.unserved_routes:
             _log.warning(
                 "route.unserved", path=path, hint="mcp-tornado does not serve the custom Starlette routes of a server"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,11 +15,12 @@ from mcp.server.lowlevel.server import Server
 from mcp.server.mcpserver import MCPServer
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
+from structlog.testing import capture_logs
 from tornado.httpserver import HTTPServer
 from tornado.testing import bind_unused_port
 from tornado.web import Application, RequestHandler
 
-from mcp_tornado import ConfigError, MCPApplication, NotServable, StorePluginError, create_app
+from mcp_tornado import ConfigError, MCPApplication, NotServable, SessionValidationMixin, StorePluginError, create_app
 
 pytestmark = pytest.mark.anyio
 
@@ -29,6 +31,11 @@ class Plain(RequestHandler):
 
     def get(self) -> None:
         self.write(self.text)
+
+
+class Checked(SessionValidationMixin, RequestHandler):
+    def get(self) -> None:
+        self.write(self.session.key)
 
 
 async def get(app: Application, path: str, *headers: str) -> tuple[int, bytes]:
@@ -140,14 +147,30 @@ async def test_the_lifespan_enters_and_leaves_the_lifespan_of_the_server():
     assert calls == ["entered", "left"]
 
 
-async def test_an_application_outside_of_its_lifespan_is_not_ready():
-    app = create_app(MCPServer("x"))
-    assert (await get(app, "/healthz"))[0] == 200
-    status, body = await get(app, "/readyz")
-    assert (status, b"STORE_UNAVAILABLE" in body) == (503, True)
+NOT_RUNNING = {
+    "jsonrpc": "2.0",
+    "id": None,
+    "error": {"code": -32603, "message": "not running", "data": {"code": "INTERNAL_ERROR"}},
+}
+
+
+async def test_an_application_outside_of_its_lifespan_answers_that_it_is_not_running():
+    app = create_app(MCPServer("x"), handlers=[(r"/checked", Checked)])
+    paths = ["/healthz", "/readyz", "/metrics", "/mcp", "/mcp/session", "/mcp/receive", "/nowhere", "/checked"]
+
+    async def check_each() -> None:
+        for path in paths:
+            with capture_logs() as logs:
+                status, body = await get(app, path, "Mcp-Session-Id: a")
+            assert (path, status, json.loads(body)) == (path, 500, NOT_RUNNING)
+            (entry,) = [line for line in logs if line["event"] == "request.not_running"]
+            assert "app.lifespan()" in entry["hint"]
+
+    await check_each()
     async with app.lifespan():
         assert (await get(app, "/readyz"))[0] == 200
-    assert (await get(app, "/readyz"))[0] == 503
+        assert (await get(app, "/checked"))[0] == 400
+    await check_each()
 
 
 async def test_a_lifespan_that_fails_leaves_nothing_open():
@@ -162,7 +185,7 @@ async def test_a_lifespan_that_fails_leaves_nothing_open():
         async with app.lifespan():
             pass
     assert asyncio.all_tasks() == before
-    assert (await get(app, "/readyz"))[0] == 503
+    assert json.loads((await get(app, "/readyz"))[1]) == NOT_RUNNING
 
 
 async def test_the_end_of_the_lifespan_leaves_no_task_behind():

@@ -15,6 +15,7 @@ from tornado.iostream import StreamClosedError
 from mcp_tornado.http1.context import HTTPRequestContext
 from mcp_tornado.http1.exchange import Exchange
 from mcp_tornado.http1.limits import (
+    HALF_CLOSED_SECONDS,
     IDLE_TIMEOUT_SECONDS,
     LINGER_SECONDS,
     MAX_BUFFERED_BODY_BYTES,
@@ -22,6 +23,7 @@ from mcp_tornado.http1.limits import (
     MAX_PIPELINED_REQUESTS,
     STALL_TIMEOUT_SECONDS,
 )
+from mcp_tornado.http1.target import to_origin_form
 from mcp_tornado.log import get_logger
 from mcp_tornado.sessions import ErrorCode, SessionError
 from mcp_tornado.sessions.encoding import encode
@@ -84,6 +86,8 @@ class Connection(asyncio.Protocol):
         self._refusal: SessionError | None = None
         """The answer to malformed input, sent after the responses to the requests before it."""
         self._is_lost = False
+        self.is_half_closed = False
+        """Whether the client has closed its sending side and still waits for an answer."""
         self._is_closing = False
         self._is_writing_paused = False
         self._writers: list[asyncio.Future[None]] = []
@@ -147,8 +151,48 @@ class Connection(asyncio.Protocol):
         return None
 
     def eof_received(self) -> bool:
-        """Close the connection when the client closes its sending side; called by asyncio."""
-        return False
+        """Close the connection, because the client has closed its sending side; called by asyncio.
+
+        If the client still waits for answers, other than event streams, they have a short time to become ready.
+
+        Returns:
+            Whether the connection stays open for now.
+        """
+        if self.is_half_closed:
+            return True
+        self._ignores_input = True
+        incomplete, self._receiving = self._receiving, None
+        if incomplete is not None and incomplete in self._exchanges:
+            self._exchanges.remove(incomplete)
+            incomplete.disconnect()
+        if self._is_closing or not self._exchanges or self._exchanges[0].is_event_stream:
+            return False
+        self.is_half_closed = True
+        if self._refusal is None:
+            self._exchanges[-1].keep_alive = False
+        self._loop.call_later(HALF_CLOSED_SECONDS, self._end_unanswered, context=self.copy_context())
+        return True
+
+    def _end_unanswered(self) -> None:
+        """End the requests of a half-closed connection, except one whose answer is being sent."""
+        if self._exchanges and self._exchanges[0].is_head_sent and not self._exchanges[0].is_event_stream:
+            self._exchanges[0].keep_alive = False
+            self._disconnect_exchanges(first=1)
+        elif self._exchanges:
+            self.end_half_closed()
+
+    def end_half_closed(self) -> None:
+        """Treat a half-closed connection as closed by the client, after the output that is already written."""
+        self._disconnect_exchanges()
+        if not self._is_closing:
+            self.close()
+
+    def _disconnect_exchanges(self, first: int = 0) -> None:
+        """Tell the requests from this index on that the client has disconnected."""
+        ended = list(self._exchanges)[first:]
+        self._exchanges = deque(list(self._exchanges)[:first])
+        for exchange in ended:
+            exchange.disconnect()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail what waits for the client; called by asyncio."""
@@ -158,9 +202,7 @@ class Connection(asyncio.Protocol):
         for writer in writers:
             if not writer.done():
                 _fail(writer)
-        exchanges, self._exchanges = self._exchanges, deque()
-        for exchange in exchanges:
-            exchange.disconnect()
+        self._disconnect_exchanges()
 
     def pause_writing(self) -> None:
         """Let senders wait, because the client reads slowly; called by asyncio."""
@@ -218,9 +260,8 @@ class Connection(asyncio.Protocol):
         if version not in ("1.0", "1.1"):
             raise HTTPInputError(f"HTTP/{version} is not supported")
         method = self._parser.get_method().decode("latin-1")
-        exchange = Exchange(
-            self, RequestStartLine(method, self._target.decode("latin-1"), f"HTTP/{version}"), self._headers
-        )
+        target = to_origin_form(self._target.decode("latin-1"), self._headers)
+        exchange = Exchange(self, RequestStartLine(method, target, f"HTTP/{version}"), self._headers)
         exchange.keep_alive = self._parser.should_keep_alive()
         self._has_upgrade = self._parser.should_upgrade()
         self._receiving = exchange
@@ -323,8 +364,8 @@ class Connection(asyncio.Protocol):
         """Answer malformed input with 400, and close."""
         _log.info("http.refused", client=self.context.remote_ip, reason=error.reason)
         body = encode({"jsonrpc": "2.0", "id": None, "error": error.to_error()})
-        head = "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n"
-        self.send(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        head = "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nCache-Control: no-store\r\n"
+        self.send(f"{head}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
         self._linger()
 
     def _linger(self) -> None:

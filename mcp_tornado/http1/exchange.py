@@ -54,6 +54,15 @@ class ExchangeConnection(Protocol):
         """Pause or resume reading, by the amount of input that waits."""
         ...
 
+    @property
+    def is_half_closed(self) -> bool:
+        """Whether the client has closed its sending side."""
+        ...
+
+    def end_half_closed(self) -> None:
+        """Treat a half-closed connection as closed by the client."""
+        ...
+
     def finish_exchange(self, exchange: Exchange) -> None:
         """Go on to the next request, or close, after a whole response."""
         ...
@@ -77,6 +86,8 @@ class Exchange(HTTPConnection):
         """Size of the part of the body that waits for the handler."""
         self.is_head_sent = False
         """Whether the head of the response was sent."""
+        self.is_event_stream = False
+        """Whether the response is an event stream whose head was sent."""
         self._connection = connection
         self._variables = connection.copy_context()
         self._start_line = start_line
@@ -202,6 +213,9 @@ class Exchange(HTTPConnection):
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders, chunk: bytes | None = None
     ) -> asyncio.Future[None]:
         """Send the head of the response, and the first piece of its body."""
+        self.is_event_stream = headers.get("Content-Type", "").startswith("text/event-stream")
+        if self.is_event_stream and self._connection.is_half_closed:
+            self._connection.end_half_closed()
         code, reason = cast(ResponseStartLine, start_line)[1:]
         method, version = self._start_line.method, self._start_line.version
         has_body = method != "HEAD" and code not in _STATUSES_WITHOUT_BODY and code >= 200

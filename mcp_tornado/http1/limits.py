@@ -28,6 +28,12 @@ IDLE_TIMEOUT_SECONDS: Final = 600.0
 STALL_TIMEOUT_SECONDS: Final = 60.0
 """A connection is closed if it has sent a part of a request and then nothing for this time."""
 
+HALF_CLOSED_SECONDS: Final = 1.0
+"""How long a client that has closed its sending side waits for an answer before it counts as disconnected.
+
+A client that has gone closes the connection in the same way.
+"""
+
 LINGER_SECONDS: Final = 5.0
 """After an answer to a request that it has not read to the end, the server reads and drops input for this time.
 

@@ -45,7 +45,7 @@ from mcp_tornado.sessions import (
 from mcp_tornado.streams.open_readers import OpenReaders
 from mcp_tornado.streams.orphans import Orphans
 from mcp_tornado.streams.reader import StreamReader
-from mcp_tornado.streams.responses import Answer, SessionExchange
+from mcp_tornado.streams.responses import Answer, AnswerForm, SessionExchange
 from mcp_tornado.streams.standalone import StandaloneStreams
 from mcp_tornado.streams.tasks import BackgroundTasks
 from mcp_tornado.streams.timers import SharedTimer
@@ -89,6 +89,7 @@ class Kernel:
         self._stream_timer = None if json_responses else SharedTimer(stream_after)
         self._issue_sessions = issue_sessions
         self._request_state_keys = request_state_keys
+        self._is_running = False
         self._admission = Admission()
         self._tasks = BackgroundTasks()
         self._membership = Membership(log, manager, times, self._on_recovered)
@@ -121,6 +122,11 @@ class Kernel:
         self._handshake: Handshake
         self._messages: SessionMessages
         self._stateless: StatelessRequests
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process is inside of `running`, so that requests can be served."""
+        return self._is_running
 
     @property
     def draining(self) -> bool:
@@ -161,9 +167,11 @@ class Kernel:
             upkeep = [asyncio.create_task(self._keep_alive()), asyncio.create_task(self._membership.run())]
             try:
                 async with relay.relaying():
+                    self._is_running = True
                     yield
             finally:
                 await self._end()
+                self._is_running = False
                 for task in upkeep:
                     task.cancel()
                 await asyncio.gather(*upkeep, return_exceptions=True)
@@ -271,10 +279,17 @@ class Kernel:
             SessionError: No session could be created, or `SERVER_DRAINING`.
         """
         self._admission.check()
-        initialized = await self._handshake.initialize(request, client, inbound, session)
         if session is not None:
-            await self._routing.session_renegotiated(session.key)
-        return initialized
+            try:
+                initialized = await self._handshake.initialize(request, client, inbound, session)
+            except SessionError as error:
+                if error.code not in (ErrorCode.SESSION_NOT_FOUND, ErrorCode.SESSION_EXPIRED):
+                    raise
+                # The session has ended since it was checked: the client gets a new one.
+            else:
+                await self._routing.session_renegotiated(session.key)
+                return initialized
+        return await self._handshake.initialize(request, client, inbound, None)
 
     async def create_session(self, value: JSONObject | None, client: ClientInfo) -> tuple[str, Session]:
         """Create a session without a handshake; see `Handshake.create_session`.
@@ -317,9 +332,11 @@ class Kernel:
 
     # ------------------------------------------------------------------ messages and streams of a session
 
-    async def post(self, session: Session, body: Any, inbound: InboundRequest) -> SessionExchange | None:
+    async def post(
+        self, session: Session, body: Any, inbound: InboundRequest, form: AnswerForm = AnswerForm.ANY
+    ) -> SessionExchange | None:
         """Handle the body of a POST to `/mcp` in a session; see `SessionMessages.post`."""
-        return await self._messages.post(session, body, inbound)
+        return await self._messages.post(session, body, inbound, form)
 
     async def send(self, session: Session, body: Any, inbound: InboundRequest) -> RequestId | None:
         """Accept one message for background work; see `SessionMessages.send`."""
@@ -352,13 +369,13 @@ class Kernel:
     # ------------------------------------------------------------------ requests without a session
 
     async def stateless(
-        self, body: Any, inbound: InboundRequest, *, accepts_stream: bool
+        self, body: Any, inbound: InboundRequest, form: AnswerForm
     ) -> StatelessExchange | Answer | None:
         """Handle one message of the stateless era; see `StatelessRequests.handle`."""
-        return await self._stateless.handle(body, inbound, accepts_stream=accepts_stream)
+        return await self._stateless.handle(body, inbound, form)
 
     def without_session(
-        self, body: Any, protocol_version: str | None, inbound: InboundRequest
+        self, body: Any, protocol_version: str | None, inbound: InboundRequest, form: AnswerForm
     ) -> StatelessExchange | None:
         """Handle one handshake-era message without a session; see `StatelessRequests.handle_without_session`."""
-        return self._stateless.handle_without_session(body, protocol_version, inbound)
+        return self._stateless.handle_without_session(body, protocol_version, inbound, form)

@@ -25,7 +25,7 @@ from mcp_tornado.sessions import ErrorCode, EventLog, Session, SessionError, Ses
 from mcp_tornado.sessions.errors import INVALID_REQUEST
 from mcp_tornado.sessions.journal import JOURNALED_METHODS, has_room, with_entry
 from mcp_tornado.streams.names import BACKGROUND, RESPONSE
-from mcp_tornado.streams.responses import ResponseStream, SessionExchange
+from mcp_tornado.streams.responses import AnswerForm, ResponseStream, SessionExchange
 from mcp_tornado.streams.standalone import StandaloneStreams
 from mcp_tornado.streams.tasks import BackgroundTasks
 from mcp_tornado.streams.timers import SharedTimer
@@ -91,7 +91,9 @@ class SessionMessages:
         self._standalone = standalone
         self._on_session_gone = on_session_gone
 
-    async def post(self, session: Session, body: Any, inbound: InboundRequest) -> SessionExchange | None:
+    async def post(
+        self, session: Session, body: Any, inbound: InboundRequest, form: AnswerForm
+    ) -> SessionExchange | None:
         """Handle the body of a POST to `/mcp`: one message, or a batch if the session's revision of MCP has them.
 
         Returns:
@@ -105,6 +107,7 @@ class SessionMessages:
         messages = _parse_batch(session, body) if jsonrpc.is_list(body) else [jsonrpc.parse(body)]
         requests = [message for message in messages if isinstance(message, Request)]
         stream = None
+        stream_timer = self._stream_timer if form is not AnswerForm.JSON else None
         if requests:
             self._admission.check()
             stream = ResponseStream(
@@ -115,11 +118,13 @@ class SessionMessages:
                 requests=[request.id for request in requests],
                 primed=session.protocol_version in PRIMED_VERSIONS,
                 as_list=is_batch,
-                may_stream=self._stream_timer is not None,
+                may_stream=stream_timer is not None,
                 on_session_gone=partial(self._on_session_gone, session.key),
             )
         await self._handle(session, messages, stream, inbound)
-        return SessionExchange(stream, self._stream_timer) if stream is not None else None
+        if stream is None:
+            return None
+        return SessionExchange(stream, stream_timer, always_streams=form is AnswerForm.STREAM)
 
     async def send(self, session: Session, body: Any, inbound: InboundRequest) -> RequestId | None:
         """Accept one message for background work. Its answer goes to the streams that `/mcp/receive` shows.

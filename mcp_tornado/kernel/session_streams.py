@@ -9,7 +9,7 @@ from typing import Final
 from mcp_tornado.kernel.admission import Admission
 from mcp_tornado.kernel.running_calls import RunningCalls
 from mcp_tornado.kernel.session_messages import PRIMED_VERSIONS
-from mcp_tornado.sessions import ErrorCode, Event, EventId, EventLog, Session, SessionError
+from mcp_tornado.sessions import ErrorCode, Event, EventLog, Session, SessionError
 from mcp_tornado.streams.names import STANDALONE, is_received, position_before
 from mcp_tornado.streams.open_readers import OpenReaders
 from mcp_tornado.streams.reader import StreamReader
@@ -55,24 +55,22 @@ class SessionStreams:
     async def open(self, session: Session, last_event_id: str | None) -> StreamReader:
         """Return the reader that a GET asks for: of the standalone stream, or of the stream of `last_event_id`.
 
-        The reader of an id that is unknown, or that belongs to another session, reads nothing.
+        An id counts as none if it is no event id, belongs to another session, or was never given out.
 
         Raises:
             SessionError: `SESSION_CONFLICT`: another GET reads the standalone stream, and this GET does not resume it.
                 `SERVER_DRAINING`: the process drains, and the stream is not the answer to a call.
                 `STORE_UNAVAILABLE`.
         """
-        key, event_id = session.key, None
+        key = session.key
         reconnects = session.protocol_version in PRIMED_VERSIONS
-        if last_event_id is not None:
-            event_id = EventId.parse(last_event_id)
-            if event_id is None or not event_id.belongs_to(key):
-                return self._readers.open_empty(key)
-            if event_id.stream != STANDALONE:
-                runs_here = any(call.stream.name == event_id.stream for call in self._calls.of(key))
-                return await self._readers.resume(key, event_id, runs_here=runs_here, client_reconnects=reconnects)
+        resumed = await self._readers.find_resumed(key, last_event_id) if last_event_id is not None else None
+        if resumed is not None and resumed.event_id.stream != STANDALONE:
+            runs_here = any(call.stream.name == resumed.event_id.stream for call in self._calls.of(key))
+            return await self._readers.resume(key, resumed, runs_here=runs_here, client_reconnects=reconnects)
         self._admission.check()
-        reader = self._readers.open_standalone(key, last_event_id, client_reconnects=reconnects)
+        event_id = resumed.event_id if resumed is not None else None
+        reader = self._readers.open_standalone(key, event_id, client_reconnects=reconnects)
         try:
             await self._standalone.acquire(key, take_over=event_id is not None)
         except BaseException:

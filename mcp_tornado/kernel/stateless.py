@@ -42,7 +42,7 @@ from mcp_tornado.log import get_logger
 from mcp_tornado.metrics import Metrics
 from mcp_tornado.sessions import ErrorCode, SessionError, SessionManager
 from mcp_tornado.sessions.encoding import encode
-from mcp_tornado.streams.responses import Answer
+from mcp_tornado.streams.responses import Answer, AnswerForm
 from mcp_tornado.streams.tasks import BackgroundTasks
 from mcp_tornado.streams.timers import SharedTimer
 
@@ -95,9 +95,7 @@ class StatelessRequests:
 
     # ------------------------------------------------------------------ messages
 
-    async def handle(
-        self, body: Any, inbound: InboundRequest, *, accepts_stream: bool
-    ) -> StatelessExchange | Answer | None:
+    async def handle(self, body: Any, inbound: InboundRequest, form: AnswerForm) -> StatelessExchange | Answer | None:
         """Handle one message of the stateless era (MCP 2026-07-28, basic/transports).
 
         Returns:
@@ -113,7 +111,7 @@ class StatelessRequests:
         if isinstance(message, Reply):
             raise SessionError(ErrorCode.INVALID_REQUEST, "In this revision of MCP a client sends no responses")
         self._admission.check()
-        if message.method == LISTEN and not accepts_stream:
+        if message.method == LISTEN and form is AnswerForm.JSON:
             raise SessionError(ErrorCode.NOT_ACCEPTABLE, f"{LISTEN} is answered with text/event-stream")
         route = await self._classify(body, message, inbound)
         if isinstance(route, Answer):
@@ -122,11 +120,11 @@ class StatelessRequests:
             message,
             inbound,
             partial(run_classified, self._server, self._lifespan_state, message, route, inbound.to_starlette(None)),
-            always_streams=message.method == LISTEN,
+            AnswerForm.STREAM if message.method == LISTEN else form,
         )
 
     def handle_without_session(
-        self, body: Any, protocol_version: str | None, inbound: InboundRequest
+        self, body: Any, protocol_version: str | None, inbound: InboundRequest, form: AnswerForm
     ) -> StatelessExchange | None:
         """Handle one handshake-era message of a client that has no session.
 
@@ -134,6 +132,7 @@ class StatelessRequests:
             body: The message.
             protocol_version: The value of `MCP-Protocol-Version`; `None` if the client did not send it.
             inbound: The HTTP request.
+            form: The form of the answer to a request.
 
         Returns:
             The exchange that answers a request. `None` for any other message: it is accepted and dropped.
@@ -149,14 +148,19 @@ class StatelessRequests:
         connection = Connection.from_envelope(version, None, None)
         http_request = inbound.to_starlette(None)
         return self._start(
-            message, inbound, partial(_run, self._server, self._lifespan_state, message, connection, http_request)
+            message,
+            inbound,
+            partial(_run, self._server, self._lifespan_state, message, connection, http_request),
+            form,
         )
 
-    def _start(
-        self, request: Request, inbound: InboundRequest, handle: Handle, *, always_streams: bool = False
-    ) -> StatelessExchange:
+    def _start(self, request: Request, inbound: InboundRequest, handle: Handle, form: AnswerForm) -> StatelessExchange:
         exchange = StatelessExchange(
-            request, handle, stream_timer=self._stream_timer, always_streams=always_streams, metrics=self._metrics
+            request,
+            handle,
+            stream_timer=self._stream_timer if form is not AnswerForm.JSON else None,
+            always_streams=form is AnswerForm.STREAM,
+            metrics=self._metrics,
         )
         self._exchanges.add(exchange)
         with sessionless_context(self._manager, inbound):

@@ -109,7 +109,8 @@ class ServerSettings(Section):
     )
     allowed_hosts: ListOrAny[HostHeader] = setting(
         ("localhost", "127.0.0.1", "[::1]"),
-        "The values of the `Host` header that are accepted. An entry without a port allows every port of that host. "
+        "The values of the `Host` header that are accepted, beside IP addresses, which are always accepted. An entry "
+        "without a port allows every port of that host. `*.example.com` allows every name below `example.com`. "
         '`["*"]` allows every host and so switches the check off.',
         min_length=1,
     )

@@ -95,7 +95,10 @@ LogLevel: TypeAlias = Annotated[
 """A log level; upper and lower case are accepted."""
 
 HostName: TypeAlias = Annotated[str, Text("a host name or an IP address", r"[^\s/\[\]]+")]
-HostHeader: TypeAlias = Annotated[str, Text('a host name such as "mcp.example.com" or "[::1]:8000"', _HOST)]
+HostHeader: TypeAlias = Annotated[
+    str,
+    Text('a host name such as "mcp.example.com", "*.example.com" or "[::1]:8000"', rf"(\*\.(?!\[))?{_HOST}"),
+]
 Origin: TypeAlias = Annotated[str, Text('an origin such as "https://app.example.com"', SCHEME + _HOST)]
 StoreURL: TypeAlias = Annotated[str, Text("a URL (scheme://...)", SCHEME + r"[^\x00-\x1f\x7f]*")]
 SealingKey: TypeAlias = Annotated[

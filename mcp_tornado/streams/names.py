@@ -90,6 +90,19 @@ def is_received(stream: str) -> bool:
     return stream == STANDALONE or stream.startswith(BACKGROUND)
 
 
+def is_client_stream(stream: str) -> bool:
+    """Return whether a client may read a stream with GET: the standalone stream, or the stream of a call."""
+    return stream == STANDALONE or (stream.startswith((RESPONSE, BACKGROUND)) and owner_of(stream) is not None)
+
+
+def first_standalone_id(key: str) -> EventId:
+    """Return the id of the priming event of a session's standalone stream. A client resumes from it at the beginning.
+
+    The log has no such event: numbers begin with 1.
+    """
+    return EventId.of(0, key, STANDALONE)
+
+
 def position_before(event_id: str) -> str | None:
     """Return the id to read after so that the given event is read first; `None` is the beginning of the log."""
     found = EventId.parse(event_id)

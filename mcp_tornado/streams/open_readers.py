@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from mcp_tornado import jsonrpc
 from mcp_tornado.jsonrpc import CALL_LOST
 from mcp_tornado.sessions import ErrorCode, EventId, EventLog, SessionError
-from mcp_tornado.streams.names import STANDALONE, is_received, owner_of, position_before, read_request_ids
+from mcp_tornado.streams.names import (
+    STANDALONE,
+    first_standalone_id,
+    is_client_stream,
+    is_received,
+    owner_of,
+    position_before,
+    read_request_ids,
+)
 from mcp_tornado.streams.orphans import Orphans
 from mcp_tornado.streams.reader import IsAlive, StreamReader
+
+
+@dataclass(frozen=True, slots=True)
+class ResumedEvent:
+    """The event after which a client resumes a stream."""
+
+    event_id: EventId
+    is_final: bool = False
+    """Whether the event ended its stream."""
 
 
 class OpenReaders:
@@ -34,13 +52,33 @@ class OpenReaders:
         """Return the keys of the sessions that have a reader."""
         return self._readers.keys()
 
-    def open_standalone(self, key: str, after: str | None, *, client_reconnects: bool) -> StreamReader:
+    async def find_resumed(self, key: str, text: str) -> ResumedEvent | None:
+        """Return the event that a `Last-Event-ID` names; `None` if the log of the session never had such an event.
+
+        Raises:
+            SessionError: `STORE_UNAVAILABLE`.
+        """
+        event_id = EventId.parse(text)
+        if event_id is None or not event_id.belongs_to(key):
+            return None
+        if event_id == first_standalone_id(key):
+            return ResumedEvent(event_id)
+        if event_id.number < 1 or not is_client_stream(event_id.stream):
+            return None
+        found = await self._log.read(key, position_before(str(event_id)), limit=1)
+        if not found:
+            return None
+        if _number_of(found[0].id) == event_id.number:
+            return ResumedEvent(event_id, is_final=found[0].final) if found[0].id == str(event_id) else None
+        return ResumedEvent(event_id)  # it is evicted: the numbers in a log have no gaps
+
+    def open_standalone(self, key: str, after: EventId | None, *, client_reconnects: bool) -> StreamReader:
         """Return a reader of a session's standalone stream; there is one at a time in this process.
 
         Args:
             key: The session's key.
-            after: The event of the stream to start after. If there is a reader, the new one replaces it. `None` starts
-                at the oldest event that is kept; then there must be no reader.
+            after: The event of the stream to start after, or `first_standalone_id`. If there is a reader, the new one
+                replaces it. `None` starts at the oldest event that is kept; then there must be no reader.
             client_reconnects: See `StreamReader`.
 
         Raises:
@@ -54,10 +92,11 @@ class OpenReaders:
         reader = StreamReader(
             self._log,
             key,
-            after=after,
+            after=str(after) if after is not None else None,
             is_alive=self._is_alive,
             shows=lambda stream: stream == STANDALONE,
             client_reconnects=client_reconnects,
+            priming_id=str(first_standalone_id(key)) if after is None and client_reconnects else None,
         )
         self._standalone[key] = reader
         return self._keep(reader)
@@ -78,29 +117,23 @@ class OpenReaders:
         if reader is not None:
             reader.close(discard_pending=discard_pending, stream_continues=True)
 
-    async def resume(self, key: str, event_id: EventId, *, runs_here: bool, client_reconnects: bool) -> StreamReader:
+    async def resume(
+        self, key: str, resumed: ResumedEvent, *, runs_here: bool, client_reconnects: bool
+    ) -> StreamReader:
         """Return a reader that continues the stream of a call (a POST, or a call of `/mcp/send`) after an event.
 
         Args:
             key: The session's key.
-            event_id: The event. If there never was such an event, the reader reads nothing.
+            resumed: The event.
             runs_here: Whether a request that this stream answers still runs in this process.
             client_reconnects: See `StreamReader`.
 
         Raises:
             SessionError: `STORE_UNAVAILABLE`.
         """
-        stream, owner = event_id.stream, owner_of(event_id.stream)
-        is_written_elsewhere = owner is not None and owner != self._process
-        is_finished = not runs_here
-        if event_id.number < 1:
-            return self.open_empty(key)
-        if is_written_elsewhere:
-            found = await self._log.read(key, position_before(str(event_id)), limit=1)
-            is_kept = bool(found) and found[0].id == str(event_id)
-            if not is_kept and (not found or _number_of(found[0].id) == event_id.number):
-                return self.open_empty(key)
-            is_finished = is_kept and found[0].final
+        event_id, stream = resumed.event_id, resumed.event_id.stream
+        is_written_elsewhere = owner_of(stream) != self._process
+        is_finished = resumed.is_final if is_written_elsewhere else not runs_here
         requests = await read_request_ids(self._log, key, stream)
         evicted = {"code": CALL_LOST, "message": "Events of this stream are no longer kept: send the request again"}
         reader = StreamReader(
@@ -117,12 +150,6 @@ class OpenReaders:
         if is_finished:
             # The stream gets no further events: read what is in the log, then end.
             reader.close()
-        return self._keep(reader)
-
-    def open_empty(self, key: str) -> StreamReader:
-        """Return a reader that reads nothing and ends at once."""
-        reader = StreamReader(self._log, key, after=None, is_alive=self._is_alive, shows=lambda _: False)
-        reader.close(discard_pending=True)
         return self._keep(reader)
 
     def open_received(self, key: str, after: str | None) -> StreamReader:

@@ -40,6 +40,7 @@ class StreamReader:
         on_idle: Called from time to time while there is nothing to read.
         client_reconnects: Whether the client knows that it must reconnect when the server closes the connection before
             the end of the stream (MCP 2025-11-25, basic/transports).
+        priming_id: The id of the priming event with which the connection begins; `None` if it has none.
     """
 
     def __init__(
@@ -54,8 +55,10 @@ class StreamReader:
         eviction_messages: Sequence[Mapping[str, Any]] = (),
         on_idle: OnIdle | None = None,
         client_reconnects: bool = False,
+        priming_id: str | None = None,
     ) -> None:
         self.key = key
+        self.priming_id = priming_id
         self._follows_one = follows_one
         self._log = log
         self._last_read_id = after

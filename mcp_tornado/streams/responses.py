@@ -24,6 +24,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Final
 
 from mcp_tornado import jsonrpc
@@ -41,6 +42,17 @@ _log = get_logger(__name__)
 _STORE_RETRY_SECONDS: Final = 10.0
 """How long a message waits for an unavailable store while a client is connected, which can get it without the store."""
 _TOO_LARGE: Final = "The answer is larger than the session store can keep"
+
+
+class AnswerForm(Enum):
+    """The form in which a client accepts the answer to a POST."""
+
+    ANY = "any"
+    """JSON, or a stream if one is needed."""
+    JSON = "json"
+    """Never a stream: emitted messages are dropped, and a handler cannot send a server request."""
+    STREAM = "stream"
+    """Always a stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +177,14 @@ class ResponseStream:
         bodies = [body for _, body in self._answers]
         body = b"[%s]" % b",".join(bodies) if self._as_list else b"".join(bodies)
         return Answer(self._status, body, self._retry_after)
+
+    def queue_answers(self) -> None:
+        """Send the answers on the connection without event ids, as a stream that is not in the log.
+
+        Call this only after `wait_for_json_answer` has returned true.
+        """
+        for index, (message, _) in enumerate(self._answers, start=1):
+            self.queue.put(Frame(None, message), last=index == len(self._answers))
 
     def mark_disconnected(self) -> None:
         """Note that the client has disconnected, or never waited for the answer. The requests go on."""
@@ -319,22 +339,28 @@ class SessionExchange:
     Args:
         stream: Collects the answers.
         stream_timer: Limits the wait for a JSON answer; `None` sets no time limit.
+        always_streams: Whether the answer is sent as a stream even if it is available at once.
     """
 
-    def __init__(self, stream: ResponseStream, stream_timer: SharedTimer | None) -> None:
+    def __init__(
+        self, stream: ResponseStream, stream_timer: SharedTimer | None, *, always_streams: bool = False
+    ) -> None:
         self._stream = stream
         self._stream_timer = stream_timer
+        self._always_streams = always_streams
 
     async def answer(self) -> Answer | None:
         """Return the JSON answer, or `None` if the frames of `reader` are to be streamed."""
-        if await self._stream.wait_for_json_answer(self._stream_timer):
+        if not self._always_streams and await self._stream.wait_for_json_answer(self._stream_timer):
             return self._stream.json_answer()
         try:
             await self._stream.open()
         except (SessionError, SessionGone):
-            # A JSON answer needs no store: wait for the answer, unless a handler opens the stream later.
+            # The answer alone needs no store: wait for it, unless a handler opens the stream later.
             if await self._stream.wait_for_json_answer(None):
-                return self._stream.json_answer()
+                if not self._always_streams:
+                    return self._stream.json_answer()
+                self._stream.queue_answers()
         return None
 
     def reader(self) -> FrameReader:

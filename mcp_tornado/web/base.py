@@ -30,7 +30,7 @@ _log = get_logger(__name__)
 
 JSON: Final = "application/json"
 
-_METRIC_METHODS: Final = ("GET", "POST", "DELETE", "OPTIONS")
+_METRIC_METHODS: Final = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
 """The methods that have a label of their own in metrics; a client can send any other word."""
 
 _REQUEST_NUMBERS: Final = itertools.count(1)
@@ -67,6 +67,7 @@ class BaseHandler(SessionValidationMixin):
         # As Tornado's own method, which checks constants again and formats the date for each request.
         self._headers = HTTPHeaders()
         self._headers["Date"] = headers.current_date()
+        self._headers["Cache-Control"] = "no-store"
         self._write_buffer: list[bytes] = []
         self._status_code = 200
         self._reason = "OK"
@@ -74,14 +75,23 @@ class BaseHandler(SessionValidationMixin):
 
     # ------------------------------------------------------------------ before the method
 
+    def check_xsrf_cookie(self) -> None:
+        """Check nothing: the routes use no cookies, and `prepare` checks Origin; Tornado calls this."""
+
+    def check_trusted_origin(self, origin: str) -> bool:
+        """Return `True`: `prepare` checks Origin; Tornado calls this."""
+        return True
+
     async def prepare(self) -> None:
-        """Check size, Host, Origin, method and session, in this order."""
+        """Check size, lifespan, Host, Origin, method and session, in this order."""
         # The name of the process makes the number unique in the logs of several processes.
         request_id = f"{self.services.process}-{next(_REQUEST_NUMBERS)}"
         structlog.contextvars.bind_contextvars(request_id=request_id, client=self.request.remote_ip)
         self.services.active.add(self)
         self._body.check_declared_size(self.request)  # raises at once: this is the only error that skips the body
+        headers.merge_repeated(self.request.headers)
         try:
+            self.check_running()
             self.check_head()
             await super().prepare()
         except SessionError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -13,7 +14,12 @@ _AUTHORITY: Final = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[^:\[\]]+)(?::(?P<port
 
 
 class HostGuard:
-    """Checks `Host` headers against a list; an entry without a port allows every port, `*` allows every host."""
+    """Checks `Host` headers against a list.
+
+    An entry without a port allows every port, `*.example.com` allows every name below that domain, and `*` allows
+    every host. An IP address is always allowed: a page that uses DNS rebinding is loaded from a name, and the browser
+    sends that name.
+    """
 
     def __init__(self, allowed: Sequence[str]) -> None:
         self._allows_all = _WILDCARD in allowed
@@ -21,7 +27,7 @@ class HostGuard:
 
     def allows(self, host: str) -> bool:
         """Return whether a request with this `Host` header may be served."""
-        return self._allows_all or _matches(host.lower(), "", self._allowed)
+        return self._allows_all or _allows_host(host.lower(), self._allowed)
 
 
 def is_loopback(host: str) -> bool:
@@ -47,6 +53,29 @@ class OriginGuard:
             return True
         scheme, separator, authority = origin.lower().partition("://")
         return bool(separator) and _matches(authority, f"{scheme}://", self._allowed)
+
+
+@lru_cache(maxsize=256)
+def _allows_host(authority: str, allowed: frozenset[str]) -> bool:
+    match = _AUTHORITY.fullmatch(authority)
+    if match is None or _WILDCARD in authority:
+        return False
+    host, port = match["host"], match["port"]
+    if _is_ip_address(host) or authority in allowed or host in allowed:
+        return True
+    suffix = f":{port}" if port is not None else ""
+    labels = host.split(".")
+    domains = [".".join(labels[index:]) for index in range(1, len(labels))]
+    return all(labels) and any(f"*.{domain}" in allowed or f"*.{domain}{suffix}" in allowed for domain in domains)
+
+
+def _is_ip_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    # The pattern of an authority allows an IPv6 address only in brackets.
+    return True
 
 
 @lru_cache(maxsize=256)

@@ -15,7 +15,7 @@ from mcp_tornado.web.base import BaseHandler
 class HealthHandler(BaseHandler):
     """`/healthz`: the process is alive; uses neither the store nor the kernel."""
 
-    allowed_methods = ("GET",)
+    allowed_methods = ("GET", "HEAD")
     session_required = False
     is_polled = True
     checks_host = False
@@ -24,11 +24,13 @@ class HealthHandler(BaseHandler):
         """Answer 200."""
         self.write_json({"status": "ok"})
 
+    head = get
+
 
 class ReadyHandler(BaseHandler):
     """`/readyz`: the store answers, and the process is not draining."""
 
-    allowed_methods = ("GET",)
+    allowed_methods = ("GET", "HEAD")
     session_required = False
     is_polled = True
     checks_host = False
@@ -40,11 +42,13 @@ class ReadyHandler(BaseHandler):
         await self.services.manager.ping()
         self.write_json({"status": "ready"})
 
+    head = get
+
 
 class MetricsHandler(BaseHandler):
     """`/metrics`: the metrics in the text format of Prometheus."""
 
-    allowed_methods = ("GET",)
+    allowed_methods = ("GET", "HEAD")
     session_required = False
     is_polled = True
 
@@ -55,3 +59,5 @@ class MetricsHandler(BaseHandler):
             metrics.sessions_active.set(await self.services.manager.count())
         self.set_header("Content-Type", CONTENT_TYPE)
         self.write(metrics.render())
+
+    head = get

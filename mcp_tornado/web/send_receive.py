@@ -8,7 +8,8 @@ from typing import Final
 from mcp_tornado.jsonrpc import decode, is_object, is_request_id
 from mcp_tornado.log import get_logger
 from mcp_tornado.sessions import ErrorCode, SessionError
-from mcp_tornado.web.base import BaseHandler
+from mcp_tornado.web import headers
+from mcp_tornado.web.base import JSON, BaseHandler
 from mcp_tornado.web.sse import EVENT_STREAM
 from mcp_tornado.web.streaming import StreamingHandler
 
@@ -41,18 +42,23 @@ class ReceiveHandler(StreamingHandler):
     allowed_methods = ("GET",)
 
     async def get(self) -> None:
-        """Answer `{"events": [{"id", "message"}], "after"}`, or stream if `Accept` names `text/event-stream`."""
+        """Answer `{"events": [{"id", "message"}], "after"}`, or stream if the client asks for a stream."""
         after = self.get_query_argument("after", None) or None
         kernel = self.services.kernel
-        if EVENT_STREAM in self.request.headers.get("Accept", "").lower():
+        if self.prefers_stream():
             reader = kernel.open_receiver(self.session, self.request.headers.get("Last-Event-ID") or after)
             try:
-                await self.stream(reader, "receive", sends_priming=False)
+                await self.stream(reader, "receive", sends_priming=False, opening=[None])
             finally:
                 kernel.release(reader)
             return
         events, position = await kernel.poll(self.session, after, self._wait_seconds())
         self.write_json({"events": [{"id": event.id, "message": event.message} for event in events], "after": position})
+
+    def prefers_stream(self) -> bool:
+        """Return whether `Accept` names `text/event-stream`, or accepts it by a wildcard but does not accept JSON."""
+        accept = self.request.headers.get("Accept")
+        return headers.names(accept, EVENT_STREAM) or (self.accepts(EVENT_STREAM) and not self.accepts(JSON))
 
     def _wait_seconds(self) -> float:
         text = self.get_query_argument("wait", "0")

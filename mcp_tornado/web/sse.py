@@ -16,6 +16,10 @@ STREAM_HEADERS: Final = {
 }
 """The headers of an event stream, which a proxy must not cache, change or buffer."""
 
+_LINE_SEPARATORS: Final = tuple(
+    (character.encode(), f"\\u{ord(character):04x}".encode()) for character in ("\x85", "\u2028", "\u2029")
+)
+
 KEEPALIVE: Final = b": keepalive\n\n"
 """A comment, which a client ignores."""
 
@@ -34,7 +38,18 @@ def encode_event(frame: Frame, retry: int | None) -> bytes:
         lines.append(b"retry: %d" % retry)
     if frame.message is not None:
         lines.append(b"event: message")
-        lines.append(b"data: " + encode(frame.message))
+        lines.append(b"data: " + _escape_line_separators(encode(frame.message)))
     elif frame.id is not None:
         lines.append(b"data: ")
     return b"\n".join(lines) + b"\n\n" if lines else b""
+
+
+def _escape_line_separators(text: bytes) -> bytes:
+    """Return JSON with escapes for the characters that some clients take for the end of a line.
+
+    They occur only inside of strings, where an escape means the same character.
+    """
+    for character, escape in _LINE_SEPARATORS:
+        if character in text:
+            text = text.replace(character, escape)
+    return text

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Protocol
 
@@ -13,7 +14,7 @@ from tornado.iostream import StreamClosedError
 
 from mcp_tornado.log import get_logger
 from mcp_tornado.sessions import SessionError
-from mcp_tornado.streams.frames import FrameReader
+from mcp_tornado.streams.frames import Frame, FrameReader
 from mcp_tornado.web.base import BaseHandler
 from mcp_tornado.web.services import Services
 from mcp_tornado.web.sse import KEEPALIVE, STREAM_HEADERS, encode_event
@@ -45,13 +46,22 @@ class StreamingHandler(BaseHandler):
         if listener is not None and self._is_disconnected:
             listener.disconnect()
 
-    async def stream(self, reader: FrameReader, kind: str, *, sends_priming: bool = True) -> None:
+    async def stream(
+        self,
+        reader: FrameReader,
+        kind: str,
+        *,
+        sends_priming: bool = True,
+        opening: Sequence[Frame | None] = (),
+    ) -> None:
         """Stream a reader's frames as server-sent events until it ends or the client disconnects.
 
         Args:
             reader: The source of the frames; it is closed at the end.
             kind: The label of the stream in metrics.
-            sends_priming: Whether priming events are sent.
+            sends_priming: Whether the priming events of the reader are sent.
+            opening: Frames to send before those of the reader; `None` is a comment. A stream that may have no event
+                for long begins with one at once, because some proxies hold the head back until the first byte.
         """
         settings = self.services.settings
         gauge = self.services.metrics.streams_active.labels(kind)
@@ -63,6 +73,9 @@ class StreamingHandler(BaseHandler):
         retry: int | None = settings.events.retry_milliseconds
         gauge.inc()
         try:
+            for frame in opening:
+                self.write(KEEPALIVE if frame is None else encode_event(frame, retry))
+                retry = None if frame is not None else retry
             await self.flush()
             async with aclosing(reader.frames(settings.server.keepalive_seconds)) as frames:
                 async for frame in frames:

@@ -8,19 +8,25 @@ from __future__ import annotations
 from typing import Any, ClassVar, Final
 
 import structlog
-from tornado.web import RequestHandler
+from tornado.httputil import HTTPServerRequest
+from tornado.web import Application, RequestHandler
 
 from mcp_tornado.jsonrpc import error
 from mcp_tornado.kernel import HANDSHAKE_VERSIONS
 from mcp_tornado.log import get_logger
 from mcp_tornado.sessions import ErrorCode, Session, SessionError, is_well_formed, session_key, short_key
 from mcp_tornado.sessions.encoding import encode
+from mcp_tornado.web.headers import merge_repeated
 from mcp_tornado.web.services import SERVICES_KEY, Services
 
 _log = get_logger(__name__)
 
 SESSION_HEADER: Final = "Mcp-Session-Id"
 VERSION_HEADER: Final = "MCP-Protocol-Version"
+
+_NOT_RUNNING_HINT: Final = (
+    "serve the application inside of `async with app.lifespan():`, which opens the store and starts the server"
+)
 
 _SESSION_CODES: Final = frozenset(
     {
@@ -38,9 +44,12 @@ class SessionValidationMixin(RequestHandler):
     Make it the first base of a handler: `class Upload(SessionValidationMixin, RequestHandler)`. The methods of the
     handler have the session as `self.session`. A request without a live session is answered with an error, and no
     method runs. A handler with its own `prepare()` must await `super().prepare()` first, and return if
-    `self._finished` is true: then the request is already answered.
+    `self._finished` is true: then the request is already answered. If it does not await it, every request is answered
+    with status 500, and no method runs.
 
-    The handler's application must be an `MCPApplication`, or share the services of one:
+    A handler in `handlers=` of `create_app` uses the sessions of that application, also if another Application serves
+    its routes. Any other handler uses those of the services that its route passes,
+    `(r"/upload", Upload, {"mcp_tornado": mcp_application.settings["mcp_tornado"]})`, or that its Application has:
     `existing.settings["mcp_tornado"] = mcp_application.settings["mcp_tornado"]`.
     """
 
@@ -50,14 +59,35 @@ class SessionValidationMixin(RequestHandler):
     session: Session
     """The session of the request; not set if the request needs none."""
 
+    def __init__(self, application: Application, request: HTTPServerRequest, **kwargs: Any) -> None:
+        self._own_services = kwargs.pop(SERVICES_KEY, None)
+        super().__init__(application, request, **kwargs)
+        # These hide the methods of the class until the check has passed.
+        if request.method in self.SUPPORTED_METHODS:
+            setattr(self, request.method.lower(), self._refuse_unchecked)
+        self.data_received = _drop
+
+    def _allow_methods(self) -> None:
+        """Let the method of the request run: the check has passed, or the request needs none."""
+        vars(self).pop((self.request.method or "").lower(), None)
+        vars(self).pop("data_received", None)
+
+    def _refuse_unchecked(self, *_: Any, **__: Any) -> None:
+        _log.error(
+            "session.unchecked",
+            handler=type(self).__name__,
+            hint="the handler's prepare() must be a coroutine that awaits super().prepare()",
+        )
+        self.write_failure(SessionError(ErrorCode.INTERNAL_ERROR))
+
     @property
     def services(self) -> Services:
-        """The services of the application.
+        """The services of the handler's route, or else of its application.
 
         Raises:
-            RuntimeError: The application has none.
+            RuntimeError: Neither has any.
         """
-        services = self.application.settings.get(SERVICES_KEY)
+        services = self._own_services or self.application.settings.get(SERVICES_KEY)
         if not isinstance(services, Services):
             raise RuntimeError(
                 "this application has no sessions: create it with mcp_tornado.create_app, or share an application's: "
@@ -70,30 +100,54 @@ class SessionValidationMixin(RequestHandler):
         awaitable = super().prepare()
         if awaitable is not None:
             await awaitable
-        if self._finished or not self.needs_session():
+        if self._finished:
             return
         try:
-            await self.check_session()
+            if self.needs_session():
+                self.check_running()
+                merge_repeated(self.request.headers)
+                await self.check_session()
         except SessionError as failed:
             self.refuse(failed)
+        else:
+            self._allow_methods()
+
+    def check_running(self) -> None:
+        """Check that the application is inside its lifespan.
+
+        Raises:
+            SessionError: `INTERNAL_ERROR`.
+        """
+        if not self.services.kernel.is_running:
+            _log.error("request.not_running", path=self.request.path, hint=_NOT_RUNNING_HINT)
+            raise SessionError(ErrorCode.INTERNAL_ERROR, "not running")
 
     def refuse(self, failed: SessionError) -> None:
         """Answer the request with an error, so that no method of the handler runs."""
         self.write_failure(failed)
         self.finish()
+        vars(self).pop((self.request.method or "").lower(), None)  # it refers to the handler
 
     def needs_session(self) -> bool:
         """Return whether this request needs a session; a CORS preflight request never does."""
         return self.session_required and self.request.method != "OPTIONS"
 
     async def check_session(self) -> None:
-        """Set `session` to the session of the request, and refresh it.
+        """Check the revision of MCP, and set `session` to the session of the request.
+
+        Raises:
+            SessionError: The error for the client.
+        """
+        self.check_version()
+        await self.load_session()
+
+    async def load_session(self) -> None:
+        """Set `session` to the session that `Mcp-Session-Id` names, and refresh it.
 
         Raises:
             SessionError: The error for the client.
         """
         services = self.services
-        self.check_version()
         session_ids = self.request.headers.get_list(SESSION_HEADER)
         if not session_ids:
             raise SessionError(ErrorCode.SESSION_REQUIRED)
@@ -138,7 +192,12 @@ class SessionValidationMixin(RequestHandler):
         if failed.retry_after is not None:
             self.set_header("Retry-After", str(failed.retry_after))
         self.set_header("Content-Type", "application/json")
+        self.set_header("Cache-Control", "no-store")
         self.write(encode(error(request_id, failed.to_error())))
+
+
+def _drop(chunk: bytes) -> None:
+    """Drop a piece of a body."""
 
 
 def unsupported_version(version: str) -> SessionError:

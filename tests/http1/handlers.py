@@ -295,6 +295,22 @@ class CancelledWaitHandler(Handler):
         self.state.finished.set()
 
 
+class EventsHandler(Handler):
+    """Sends an event after `wait` seconds, and then waits."""
+
+    async def get(self) -> None:
+        await asyncio.sleep(float(self.get_query_argument("wait", "0")))
+        self.set_header("Content-Type", "text/event-stream")
+        try:
+            self.write("data: 1\n\n")
+            await self.flush()
+            await self.state.disconnected.wait()
+        except StreamClosedError as error:
+            self.state.errors.append(error)
+        finally:
+            self.state.finished.set()
+
+
 def make_application(state: HandlerState) -> Application:
     handlers: dict[str, type[Handler]] = {
         "/echo.*": EchoHandler,
@@ -320,6 +336,7 @@ def make_application(state: HandlerState) -> Application:
         "/variable": VariableHandler,
         "/early-variable": EarlyVariableHandler,
         "/cancelled-wait": CancelledWaitHandler,
+        "/events": EventsHandler,
     }
     rules = [(path, handler, {"state": state}) for path, handler in handlers.items()]
     return Application(rules, log_function=lambda _: None)

@@ -125,15 +125,32 @@ async def test_renegotiation_does_not_end_a_running_call(wire: Wire) -> None:
         assert answer_text((await events.read_to_end())[-1].message) == "through survivor"
 
 
-async def test_initialize_with_a_dead_id_is_refused(wire: Wire) -> None:
+async def test_initialize_with_a_dead_id_creates_a_session(wire: Wire) -> None:
     await wire.open_session()
     await wire.delete()
-    response = await wire.initialize()
-    assert response.status_code == 404
-    assert error_code(response) == "SESSION_NOT_FOUND"
-    assert "Mcp-Session-Id" not in response.headers
-    wire.headers["Mcp-Session-Id"] = "A" * 43
-    assert (await wire.initialize()).status_code == 404
+    for former in (wire.session_id, "A" * 43):
+        wire.headers["Mcp-Session-Id"] = former
+        response = await wire.initialize()
+        assert response.status_code == 200
+        assert response.headers["Mcp-Session-Id"] not in (former, "")
+        wire.headers["Mcp-Session-Id"] = response.headers["Mcp-Session-Id"]
+        assert await wire.call_tool("echo", text="again") == "again"
+    refused = await wire.post(wire.request("ping"), Mcp_Session_Id="A" * 43)
+    assert (refused.status_code, error_code(refused)) == (404, "SESSION_NOT_FOUND")
+
+
+@pytest.mark.parametrize("header", ["2027-01-15", "1999-01-01", "nonsense", STATELESS, REVISIONS[0]])
+async def test_the_revision_header_of_initialize_is_ignored(wire: Wire, header: str) -> None:
+    response = await wire.post(wire.initialize_request("2025-06-18"), MCP_Protocol_Version=header)
+    assert response.json()["result"]["protocolVersion"] == "2025-06-18"
+    first = response.headers["Mcp-Session-Id"]
+    again = await wire.post(wire.initialize_request("2025-03-26"), MCP_Protocol_Version=header, Mcp_Session_Id=first)
+    assert again.json()["result"]["protocolVersion"] == "2025-03-26"
+    assert "Mcp-Session-Id" not in again.headers, "the live session must be negotiated anew"
+    dead = await wire.post(wire.initialize_request(), MCP_Protocol_Version=header, Mcp_Session_Id="dead")
+    assert dead.headers["Mcp-Session-Id"] != first
+    malformed = await wire.post(wire.initialize_request(), MCP_Protocol_Version=header, Mcp_Session_Id="a b")
+    assert (malformed.status_code, error_code(malformed)) == (400, "SESSION_ID_MALFORMED")
 
 
 # ---------------------------------------------------------------- batches
@@ -234,7 +251,7 @@ async def test_bodies_that_are_not_messages_are_refused(wire: Wire) -> None:
     ("name", "value", "status", "code"),
     [
         ("Accept", "text/html", 406, "NOT_ACCEPTABLE"),
-        ("Accept", "application/json", 406, "NOT_ACCEPTABLE"),
+        ("Accept", "application/json;q=0", 406, "NOT_ACCEPTABLE"),
         ("Content-Type", "text/plain", 415, "UNSUPPORTED_MEDIA_TYPE"),
         ("Host", "evil.example", 421, "MISDIRECTED_HOST"),
         ("Origin", "https://evil.example", 403, "FORBIDDEN_ORIGIN"),
@@ -297,7 +314,8 @@ async def test_preflights_are_answered(wire: Wire) -> None:
     allowed = {name.strip().lower() for name in response.headers["Access-Control-Allow-Headers"].split(",")}
     assert {"content-type", "mcp-session-id", "mcp-param-city", "last-event-id", "authorization"} <= allowed
     answer = await wire.post(wire.request("ping"), Origin="http://localhost:5173")
-    assert answer.headers["Access-Control-Expose-Headers"] == "Mcp-Session-Id"
+    exposed = "Mcp-Session-Id, MCP-Protocol-Version, Retry-After, WWW-Authenticate"
+    assert answer.headers["Access-Control-Expose-Headers"] == exposed
 
 
 @pytest.mark.parametrize("refusal", ["Mcp-Session-Id: dead", "Origin: https://evil.example"])

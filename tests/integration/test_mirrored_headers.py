@@ -300,7 +300,7 @@ async def test_control_characters_in_headers_are_refused(wire: Wire, character: 
     assert (status, body["error"]["data"]["code"]) == (400, "INVALID_REQUEST")
 
 
-@pytest.mark.parametrize("twice", ["MCP-Protocol-Version: 2026-07-28", "Mcp-Method: tools/call", "Mcp-Name: forecast"])
+@pytest.mark.parametrize("twice", ["MCP-Protocol-Version: 2025-11-25", "Mcp-Method: tools/call", "Mcp-Name: forecast"])
 async def test_a_repeated_header_is_refused(wire: Wire, twice: str) -> None:
     call = request(wire, "tools/call", name="forecast", arguments={"region": "north"})
     lines = "Mcp-Method: tools/call\r\nMcp-Name: forecast\r\nMcp-Param-Region: north"

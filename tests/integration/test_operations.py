@@ -43,7 +43,7 @@ async def use_every_feature(wire: Wire) -> str:
     async with wire.get_stream() as events:
         assert await events.next_message()
     async with wire.get_stream("nonsense") as events:
-        await events.read_to_end()
+        assert await events.next_message()
     for path in ("/session", "/receive?wait=0"):
         assert (await wire.http.get(wire.server.url + path, headers=wire.headers)).status_code == 200
     await wire.post(wire.tool_request("crash"))
@@ -155,8 +155,21 @@ async def test_gauges_count_streams_and_sessions(server: Server) -> None:
 
 async def test_probes_may_use_an_address_as_host(server: Server) -> None:
     async with open_wire(server) as wire:
-        for path in ("/healthz", "/readyz"):
+        for path in ("/healthz", "/readyz", "/metrics"):
             response = await wire.http.get(server.origin + path, headers={"Host": "10.1.2.3:8000"})
             assert response.status_code == 200
-        refused = await wire.http.get(f"{server.origin}/metrics", headers={"Host": "10.1.2.3:8000"})
+        refused = await wire.http.get(f"{server.origin}/metrics", headers={"Host": "node.example:8000"})
         assert refused.status_code == 421
+
+
+async def test_probes_and_metrics_answer_head(server: Server) -> None:
+    """Some monitoring sends HEAD. It gets the head that GET has, without the body."""
+    async with open_wire(server) as wire:
+        for path in ("/healthz", "/readyz", "/metrics"):
+            head = await wire.http.head(server.origin + path)
+            got = await wire.http.get(server.origin + path)
+            assert (head.status_code, head.content) == (200, b"")
+            assert head.headers["Content-Type"] == got.headers["Content-Type"]
+            assert int(head.headers["Content-Length"]) > 0
+        refused = await wire.http.head(wire.server.url)
+        assert refused.status_code == 405

@@ -10,7 +10,17 @@ import pytest
 
 from tests.integration.server_process import Server, StartServer
 from tests.integration.waiting import wait_until
-from tests.integration.wire import LATEST, Frame, Wire, answer_text, error_code, log_data, notification_names, open_wire
+from tests.integration.wire import (
+    LATEST,
+    UNPRIMED,
+    Frame,
+    Wire,
+    answer_text,
+    error_code,
+    log_data,
+    notification_names,
+    open_wire,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -96,7 +106,8 @@ async def test_a_disconnect_does_not_cancel_a_call_of_a_session(wire: Wire) -> N
         assert answer_text(answer.message) == "through hung-up"
 
 
-async def test_unknown_event_ids_and_those_of_other_sessions_replay_nothing(wire: Wire) -> None:
+async def test_an_event_id_that_the_session_never_had_counts_as_none(wire: Wire) -> None:
+    """The stream opens as without an event id, so that a client with a useless id is not deaf."""
     other = await wire.new_client().open_session()
     async with other.post_stream(other.tool_request("logs", number=3)) as events:
         other_frames = await events.read_to_end()
@@ -104,10 +115,35 @@ async def test_unknown_event_ids_and_those_of_other_sessions_replay_nothing(wire
     async with other.get_stream() as events:
         standalone = await events.next_frame()
         assert standalone is not None
-    for event_id in (other_frames[0].id, standalone.id, "nonsense", "000000000001.abcdefgh.get"):
-        async with wire.get_stream(event_id) as events:
-            assert events.response.status_code == 200
-            assert await events.read_to_end() == []
+    async with wire.post_stream(wire.tool_request("logs", number=1)) as events:
+        own = (await events.read_to_end())[0].id or ""
+    _, session, stream = own.split(".")
+    await wire.call_tool("change")
+    async with wire.get_stream() as events:
+        changes = await events.read_frames(4)
+    for event_id in (
+        "",
+        "7",
+        "nonsense",
+        "000000000001.abcdefgh.get",
+        other_frames[0].id,
+        standalone.id,
+        f"000000000001.{session}.get",  # event 1 is of another stream
+        f"000000999999.{session}.get",
+        f"000000999999.{session}.{stream}",
+        f"{(changes[0].id or '')[:12]}.{session}.{stream}",
+        f"000000000001.{session}.post-",
+        f"000000000001.{session}.ids-x",
+    ):
+        async with wire.get_stream_when_free(event_id) as events:
+            assert await events.read_frames(len(changes)) == changes, event_id
+            assert events.opening is not None
+            async with wire.get_stream(event_id) as second:
+                await second.response.aread()
+                assert error_code(second.response) == "SESSION_CONFLICT"
+            await wire.call_tool("change")
+            changes += await events.read_frames(4)
+            assert notification_names(changes[-4:]) == CHANGES
 
 
 async def test_a_stream_resumes_after_close_sse_stream(wire: Wire) -> None:
@@ -127,6 +163,33 @@ async def test_a_stream_resumes_after_close_sse_stream(wire: Wire) -> None:
 
 
 CHANGES = ["tools/list_changed", "prompts/list_changed", "resources/list_changed", "resources/updated"]
+
+
+async def test_a_get_stream_begins_at_once_with_a_priming_event(wire: Wire) -> None:
+    """A proxy may hold the head of the answer back until the first byte, and a client needs an id to resume from."""
+    async with wire.post_stream(wire.tool_request("logs", number=1)) as events:
+        session = ((await events.read_to_end())[0].id or "").split(".")[1]
+    opening_id = f"000000000000.{session}.get"
+    async with wire.get_stream() as former:
+        assert [await former.next_line() for _ in range(4)] == [f"id: {opening_id}", "retry: 321", "data: ", ""]
+        async with wire.get_stream(opening_id) as current:
+            assert await current.next_line() == ": keepalive"
+            assert await former.next_frame() is None, "the stream that was taken over must end"
+            await wire.call_tool("change")
+            assert notification_names(await current.read_frames(4)) == CHANGES
+
+
+@pytest.mark.parametrize("path", ["", "/receive"])
+async def test_a_get_stream_of_an_older_session_begins_at_once_with_a_comment(wire: Wire, path: str) -> None:
+    older = await wire.new_client().open_session(UNPRIMED)
+    async with older.get_stream(path=path, Accept="text/event-stream") as events:
+        assert await events.next_line() == ": keepalive"
+        await older.call_tool("change")
+        frames = await events.read_frames(4)
+        assert (notification_names(frames), frames[0].retry) == (CHANGES, 321)
+    async with older.get_stream(frames[0].id, path, Accept="text/event-stream") as events:
+        assert await events.next_line() == ": keepalive"
+        assert [frame.id for frame in await events.read_frames(3)] == [frame.id for frame in frames[1:]]
 
 
 async def test_notifications_before_the_get_are_delivered(wire: Wire) -> None:

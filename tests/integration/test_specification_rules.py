@@ -23,7 +23,7 @@ from tests.integration.specification import (
     use_revision,
 )
 from tests.integration.stateless_era import UNSUPPORTED_VERSION, envelope, stateless_headers
-from tests.integration.wire import LATEST, STATELESS, Wire, error_code, notification_names, open_wire
+from tests.integration.wire import LATEST, STATELESS, Wire, answer_text, error_code, notification_names, open_wire
 
 pytestmark = pytest.mark.anyio
 
@@ -177,13 +177,20 @@ async def test_a_request_is_answered_with_json_or_a_stream(wire: Wire, version: 
     assert frames[-1].message["id"] == message["id"], "the answer must be the last message of the stream"
 
 
-@pytest.mark.parametrize("accept", ["text/html", "application/json", "text/event-stream"])
 @in_all_revisions
-async def test_a_request_that_does_not_accept_both_types_is_refused(wire: Wire, version: str, accept: str) -> None:
+async def test_the_answer_to_a_request_has_a_type_that_the_client_accepts(wire: Wire, version: str) -> None:
     await use_revision(wire, version)
     message, named = tool_request_in(version, wire, "echo", text="x")
-    refused = await wire.post(message, **named, Accept=accept)
-    assert (refused.status_code, error_code(refused)) == (406, "NOT_ACCEPTABLE")
+    for accept in ("application/json", "application/json;q=0.1, text/event-stream;q=0"):
+        answer = await wire.post(message, **named, Accept=accept)
+        assert (answer.status_code, answer.headers["Content-Type"]) == (200, "application/json")
+        assert answer_text(answer.json()) == "x"
+    async with wire.post_stream(message, **named, Accept="text/event-stream") as events:
+        assert events.response.headers["Content-Type"] == "text/event-stream"
+        assert answer_text((await events.read_to_end())[-1].message) == "x"
+    for accept in ("text/html", "application/json;q=0"):
+        refused = await wire.post(message, **named, Accept=accept)
+        assert (refused.status_code, error_code(refused)) == (406, "NOT_ACCEPTABLE")
 
 
 @in_all_revisions

@@ -78,7 +78,9 @@ async def test_a_session_uses_its_negotiated_revision_without_the_header(wire: W
 @pytest.mark.parametrize("wrong", ["1999-01-01", "2099-01-01", "nonsense", "", "2025-11-25, 2025-06-18"])
 @in_handshake_revisions
 async def test_an_unknown_revision_in_the_header_is_refused(wire: Wire, version: str, wrong: str) -> None:
-    assert (await wire.new_client().post(wire.request("initialize"), MCP_Protocol_Version=wrong)).status_code == 400
+    negotiated = await wire.new_client().post(wire.initialize_request(version), MCP_Protocol_Version=wrong)
+    assert negotiated.json()["result"]["protocolVersion"] == version, "the body of initialize negotiates"
+    assert (await wire.new_client().post(wire.request("ping"), MCP_Protocol_Version=wrong)).status_code == 400
     await wire.open_session(version)
     wire.headers["MCP-Protocol-Version"] = wrong
     for response in (await wire.post(wire.request("ping")), await wire.delete()):

@@ -23,6 +23,9 @@ UNPRIMED: Final = "2025-06-18"
 STATELESS: Final = "2026-07-28"
 """The revision of the stateless era."""
 
+_OPENING_NUMBER: Final = "000000000000."
+"""The beginning of the id of the priming event of a GET: the numbers of events in the log begin with 1."""
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -52,13 +55,15 @@ class EventStream:
 
     def __init__(self, response: httpx.Response) -> None:
         self.response = response
+        self.opening: Frame | None = None
+        """The priming event with which a new GET stream begins; `next_frame` leaves it out."""
         self._lines = response.aiter_lines()
 
     async def aclose(self) -> None:
         await self._lines.aclose()
 
     async def next_frame(self) -> Frame | None:
-        """Return the next event; `None` at the end of the stream."""
+        """Return the next event, and skip the priming event of a GET; `None` at the end of the stream."""
         fields: dict[str, str] = {}
         with _deadline("event"):
             async for line in self._lines:
@@ -70,8 +75,17 @@ class EventStream:
                 elif fields:
                     data = fields.get("data")
                     retry = fields.get("retry")
-                    return Frame(fields.get("id"), json.loads(data) if data else None, int(retry) if retry else None)
+                    frame = Frame(fields.get("id"), json.loads(data) if data else None, int(retry) if retry else None)
+                    if not (frame.id or "").startswith(_OPENING_NUMBER):
+                        return frame
+                    assert (frame.message, self.opening) == (None, None)
+                    self.opening, fields = frame, {}
         return None
+
+    async def next_line(self) -> str:
+        """Return the next line, whatever it is."""
+        with _deadline("line"):
+            return await anext(self._lines)
 
     async def next_comment(self) -> str:
         """Return the next comment, and skip the events before it."""
@@ -164,12 +178,16 @@ class Wire:
 
     async def initialize(self, version: str = LATEST, capabilities: Any = None) -> httpx.Response:
         """POST `initialize`, and keep the present session of the client."""
+        return await self.post(self.initialize_request(version, capabilities))
+
+    def initialize_request(self, version: str = LATEST, capabilities: Any = None) -> dict[str, Any]:
+        """Return the request `initialize`."""
         params = {
             "protocolVersion": version,
             "capabilities": capabilities or {},
             "clientInfo": {"name": "wire", "version": "1"},
         }
-        return await self.post(self.request("initialize", params))
+        return self.request("initialize", params)
 
     async def open_session(self, version: str = LATEST, capabilities: Any = None) -> Wire:
         """Make the handshake, use the new session from now on, and return this client."""
@@ -212,6 +230,19 @@ class Wire:
             headers["Last_Event_ID"] = last_event_id
         async with self._open_stream("GET", self.server.url + path, headers, None) as events:
             yield events
+
+    @asynccontextmanager
+    async def get_stream_when_free(self, last_event_id: str) -> AsyncGenerator[EventStream]:
+        """GET the standalone stream as soon as no process reads it for a client that has gone."""
+        deadline = anyio.current_time() + DEADLINE_SECONDS
+        while True:
+            async with self.get_stream(last_event_id) as events:
+                if events.response.status_code == 200:
+                    yield events
+                    return
+                assert events.response.status_code == 409
+                assert anyio.current_time() < deadline, "a former GET still reads the standalone stream"
+            await anyio.sleep(0.05)
 
     @asynccontextmanager
     async def _open_stream(

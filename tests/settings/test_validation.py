@@ -33,6 +33,7 @@ from tests.settings.conftest import KEY, section_of, value_of, write
         ("server.path", "/metrics/mcp"),
         ("server.shutdown_grace_seconds", 0),
         ("server.allowed_hosts", ("example.com", "example.com:8443", "[::1]:8000", "my_host")),
+        ("server.allowed_hosts", ("*.example.com", "*.example.com:8443")),
         ("server.allowed_hosts", ("*",)),
         ("server.allowed_origins", ()),
         (
@@ -91,7 +92,9 @@ def test_a_value_that_is_allowed_is_accepted(key: str, value: object) -> None:
         ("server.allowed_hosts", [1]),
         ("server.allowed_hosts", ["::1"]),
         ("server.allowed_hosts", ["http://example.com"]),
-        ("server.allowed_hosts", ["*.example.com"]),
+        ("server.allowed_hosts", ["*example.com"]),
+        ("server.allowed_hosts", ["a.*.example.com"]),
+        ("server.allowed_hosts", ["*.[::1]"]),
         ("server.allowed_hosts", ["*", "example.com"]),
         ("server.allowed_origins", ["example.com"]),
         ("server.allowed_origins", ["https://example.com/"]),

@@ -66,7 +66,7 @@ def test_a_type_without_words_is_an_error() -> None:
         (
             "server.allowed_hosts",
             "a list that is not empty, in which each entry is a host name such as"
-            ' "mcp.example.com" or "[::1]:8000"; or ["*"]',
+            ' "mcp.example.com", "*.example.com" or "[::1]:8000"; or ["*"]',
         ),
         ("sessions.mode", "one of required, optional, off"),
         ("sessions.store_options", "a table"),

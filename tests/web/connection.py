@@ -13,6 +13,9 @@ from tests.web.messages import STATUS_OF_CODES
 
 _CODES_WITH_RETRY = {"SESSION_LIMIT_REACHED", "STORE_UNAVAILABLE"}
 
+_OPENING_NUMBER = "000000000000."
+"""The beginning of the id of the priming event of a GET: the numbers of events in the log begin with 1."""
+
 
 @dataclass
 class Answer:
@@ -79,6 +82,8 @@ class Connection:
         self.reader, self.writer = reader, writer
         self._lines: list[str] = []
         self.status = 0
+        self.opening: Event | None = None
+        """The priming event with which a new GET stream begins; `read_event` leaves it out."""
         self.headers = HTTPHeaders()
 
     async def send(self, data: bytes) -> None:
@@ -113,13 +118,18 @@ class Connection:
         return (await self.reader.readexactly(size + 2))[:-2]
 
     async def read_event(self) -> Event | None:
-        """Read one server-sent event, and skip comments; return `None` at the end of the response."""
+        """Read one server-sent event; return `None` at the end of the response.
+
+        Comments and the priming event of a GET are skipped.
+        """
         while True:
             if "" in self._lines[:-1]:
                 end = self._lines.index("")
                 block, self._lines = self._lines[:end], self._lines[end + 1 :]
                 fields = dict(line.partition(": ")[::2] for line in block if line and not line.startswith(":"))
-                if fields:
+                if fields.get("id", "").startswith(_OPENING_NUMBER):
+                    self.opening = Event(fields)
+                elif fields:
                     return Event(fields)
                 continue
             chunk = await self._read_chunk()

@@ -113,7 +113,18 @@ async def test_request_not_found(client):
 
 
 @pytest.mark.parametrize(
-    "accept", ["application/json", "text/event-stream", "text/html", "", "application/*", "text/*", "x"]
+    "accept",
+    [
+        "text/html",
+        "",
+        "x",
+        "image/*",
+        "application/json;q=0",
+        "application/json;q=0, text/*;q=0.000",
+        "*/*;q=0",
+        "application/*;q=0, text/event-stream; q=0, */*",
+        'text/html;a=", application/json"',
+    ],
 )
 async def test_not_acceptable_post(client, accept):
     session = await client.create_session()

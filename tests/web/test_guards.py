@@ -25,6 +25,7 @@ REQUEST_HEADERS = {
     "mcp-method",
     "mcp-name",
 }
+EXPOSED_HEADERS = {"mcp-session-id", "mcp-protocol-version", "retry-after", "www-authenticate"}
 PAGE_ORIGIN = "http://localhost:5173"
 ALLOW_ALL = {"server": {"allowed_hosts": ["*"], "allowed_origins": ["*"]}}
 
@@ -49,14 +50,31 @@ async def test_preflight_allows_the_methods_and_headers_of_the_route(client, pat
     allowed = split_names(answer.headers["Access-Control-Allow-Headers"])
     assert allowed == REQUEST_HEADERS | {"mcp-param-region", "mcp-param-unit"}
     assert int(answer.headers["Access-Control-Max-Age"]) > 0
-    assert "origin" in split_names(answer.headers["Vary"])
+    assert {"origin", "access-control-request-headers"} <= split_names(answer.headers["Vary"])
 
 
-@pytest.mark.parametrize("requested", [None, "", "x-evil", "cookie, x-mcp-param-a, mcp-paramx"])
-async def test_preflight_allows_no_other_headers(client, requested):
+@pytest.mark.parametrize(
+    ("requested", "others"),
+    [
+        (None, set()),
+        ("", set()),
+        ("x-api-key, traceparent", {"x-api-key", "traceparent"}),
+        ("X-Custom", {"x-custom"}),
+        ('x-one, not a name, x"y, x-two', {"x-one", "x-two"}),
+    ],
+)
+async def test_preflight_of_an_allowed_origin_allows_every_requested_header(client, requested, others):
     answer = await client.fetch("OPTIONS", "/mcp", Origin=PAGE_ORIGIN, Access_Control_Request_Headers=requested)
-    assert split_names(answer.headers["Access-Control-Allow-Headers"]) == REQUEST_HEADERS
+    assert split_names(answer.headers["Access-Control-Allow-Headers"]) == REQUEST_HEADERS | others
     assert "Access-Control-Allow-Credentials" not in answer.headers
+
+
+async def test_preflight_of_another_origin_allows_no_header(client):
+    answer = await client.fetch(
+        "OPTIONS", "/mcp", Origin="http://evil.example", Access_Control_Request_Headers="x-api-key"
+    )
+    answer.assert_error("FORBIDDEN_ORIGIN")
+    assert "Access-Control-Allow-Headers" not in answer.headers
 
 
 async def test_preflight_needs_no_session_and_no_store(app, client):
@@ -84,7 +102,7 @@ async def test_page_may_read_answers_and_errors(client):
     assert [answer.status for answer in answers] == [200, 201, 200, 200, 400, 404, 400, 405, 415, 404, 204]
     for answer in answers:
         assert answer.headers["Access-Control-Allow-Origin"] == PAGE_ORIGIN
-        assert "mcp-session-id" in split_names(answer.headers["Access-Control-Expose-Headers"])
+        assert split_names(answer.headers["Access-Control-Expose-Headers"]) == EXPOSED_HEADERS
         assert "origin" in split_names(answer.headers["Vary"])
 
 
@@ -187,10 +205,15 @@ async def post_with_hosts(client, *hosts: str, path: str = "/mcp/session", versi
         "localhost.evil.example",
         "evil.example:8000",
         "127.0.0.1.evil.example",
-        "127.0.0.2",
-        "0.0.0.0",
-        "[::2]",
+        "127.0.0.1.",
+        "127.1",
+        "127.0.0.256",
+        "0x7f000001",
+        "2130706433",
+        "::1",
+        "[127.0.0.1].evil",
         "[::1].evil",
+        "[::g]",
         "localhost.",
         "localhosts",
         "localhost:80:80",
@@ -208,6 +231,33 @@ async def test_other_hosts_are_misdirected(client, host):
 )
 async def test_loopback_hosts_are_allowed_on_any_port(client, host):
     assert (await post_with_hosts(client, host)).status == 201
+
+
+@pytest.mark.parametrize("host", ["10.1.2.3:8000", "127.0.0.2", "0.0.0.0", "192.168.1.1", "[::2]", "[fe80::1]:8000"])
+@pytest.mark.parametrize("sections", [{}, {"server": {"allowed_hosts": ["mcp.example.com"]}}])
+async def test_a_host_that_is_an_ip_address_is_allowed(client, host):
+    """A page that uses DNS rebinding sends its own name. Monitoring sends the address of the process."""
+    assert (await post_with_hosts(client, host)).status == 201
+
+
+@pytest.mark.parametrize("sections", [{"server": {"allowed_hosts": ["*.example.com", "*.example.org:8443"]}}])
+async def test_an_entry_with_a_wildcard_allows_every_name_below_its_domain(client):
+    for host, status in {
+        "a.example.com": 201,
+        "A.B.Example.COM:8000": 201,
+        "a.example.org:8443": 201,
+        "a.example.org": 421,
+        "a.example.org:443": 421,
+        "example.com": 421,
+        ".example.com": 421,
+        "a..example.com": 421,
+        "badexample.com": 421,
+        "a.example.com.evil.example": 421,
+        "*.example.com": 421,
+        "localhost": 421,
+    }.items():
+        answer = await post_with_hosts(client, host)
+        assert answer.status == status or (status, answer.status, answer.body) == (421, 400, b""), host
 
 
 @pytest.mark.parametrize("sections", [{"server": {"allowed_hosts": ["mcp.example.com", "other.example.com:8443"]}}])
@@ -245,9 +295,13 @@ async def test_probes_may_use_the_address_as_host(client):
         connection = await client.connect()
         await connection.send(f"GET {path} HTTP/1.1\r\nHost: 10.0.0.7:8000\r\n\r\n".encode())
         assert (await connection.read_answer()).status == 200
-    connection = await client.connect()
-    await connection.send(b"GET /metrics HTTP/1.1\r\nHost: 10.0.0.7:8000\r\n\r\n")
-    (await connection.read_answer()).assert_error("MISDIRECTED_HOST")
+    for host in ("10.0.0.7:8000", "evil.example"):
+        connection = await client.connect()
+        await connection.send(f"GET /metrics HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        answer = await connection.read_answer()
+        if host == "evil.example":
+            answer.assert_error("MISDIRECTED_HOST")
+        assert answer.status == (421 if host == "evil.example" else 200)
 
 
 async def test_a_refused_host_gets_no_cors_headers_for_a_refused_origin(client):

@@ -94,7 +94,7 @@ async def test_requests_are_counted_with_bounded_labels(client):
     series = [name for name in values if name.startswith("mcp_tornado_http_requests_total")]
     assert len(series) < 15
     labels = {label for name in series for label in re.findall(r'method="(.*?)"', name)}
-    assert labels <= {"GET", "POST", "DELETE", "OPTIONS", "other"}
+    assert labels <= {"GET", "HEAD", "POST", "DELETE", "OPTIONS", "other"}
 
 
 async def test_streams_are_counted_while_they_are_open(client):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 from tornado.web import Application, RequestHandler, stream_request_body
 
 from mcp_tornado import SessionValidationMixin, create_app
@@ -79,7 +80,41 @@ class FailingHandler(SessionValidationMixin, RequestHandler):
         raise ZeroDivisionError("a secret")
 
 
+class ForgetfulHandler(SessionValidationMixin, RequestHandler):
+    """Does not await the check."""
+
+    def prepare(self) -> None:
+        super().prepare()
+
+    def get(self) -> None:
+        calls.append("get")
+
+    def post(self) -> None:
+        calls.append("post")
+
+
+class WithoutCheck(RequestHandler):
+    def prepare(self) -> None:
+        """Do not call the `prepare` of the next base."""
+
+
+class SkippingHandler(WithoutCheck, SessionValidationMixin):
+    def get(self) -> None:
+        calls.append("get")
+
+    head = put = delete = options = get
+
+
+@stream_request_body
+class ForgetfulStreamedHandler(ForgetfulHandler):
+    def data_received(self, chunk: bytes) -> None:
+        calls.append("data")
+
+
 ROUTES: list[Any] = [
+    (r"/forgetful", ForgetfulHandler),
+    (r"/skipping", SkippingHandler),
+    (r"/forgetful-streamed", ForgetfulStreamedHandler),
     (r"/upload", UploadHandler),
     (r"/preparing", PreparingHandler),
     (r"/derived", DerivedHandler),
@@ -213,3 +248,24 @@ class TestApplicationWithoutSessions:
 
     async def test_open_handler_works(self, client):
         assert (await client.fetch("GET", "/open")).status == 200
+
+
+@pytest.mark.filterwarnings("ignore:coroutine 'SessionValidationMixin.prepare' was never awaited")
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/forgetful"),
+        ("POST", "/forgetful"),
+        ("POST", "/forgetful-streamed"),
+        *((method, "/skipping") for method in ("GET", "PUT", "DELETE", "OPTIONS")),
+    ],
+)
+async def test_a_handler_whose_prepare_skips_the_check_fails_closed(client, method, path):
+    session = await client.create_session()
+    for given in (session, "dead", None):
+        with capture_logs() as logs:
+            answer = await client.fetch(method, path, session=given, body=b"x" if method == "POST" else None)
+        answer.assert_error("INTERNAL_ERROR")
+        (entry,) = [line for line in logs if line["event"] == "session.unchecked"]
+        assert "awaits super().prepare()" in entry["hint"]
+    assert calls == []

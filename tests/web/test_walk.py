@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tornado.util import re_unescape
 
-from tests.web.messages import initialize_request
+from tests.web.messages import PING, initialize_request
 
 pytestmark = pytest.mark.gen_test(timeout=60)
 
@@ -67,9 +67,9 @@ def test_routes_are_those_of_the_contract(app):
         "/mcp/send": {"POST"},
         "/mcp/receive": {"GET"},
         "/mcp/abort": {"POST"},
-        "/healthz": {"GET"},
-        "/readyz": {"GET"},
-        "/metrics": {"GET"},
+        "/healthz": {"GET", "HEAD"},
+        "/readyz": {"GET", "HEAD"},
+        "/metrics": {"GET", "HEAD"},
     }
 
 
@@ -86,8 +86,8 @@ async def test_no_session(app, client):
 
 @pytest.mark.parametrize(
     "value",
-    ["", "with space", "a" * 129, "ü", "tab\there", ["a" * 43, "a" * 43], ["a", "b"]],
-    ids=["empty", "space", "too-long", "not-ascii", "tab", "twice", "two"],
+    ["", "with space", "a" * 129, "ü", "tab\there", ["a", "b"], ["a" * 43, "a" * 43, "b"]],
+    ids=["empty", "space", "too-long", "not-ascii", "tab", "two", "two-of-three"],
 )
 async def test_malformed_id_is_refused(app, client, value):
     for method, path in mcp_methods_of(app):
@@ -120,10 +120,28 @@ async def test_routes_that_create_sessions_need_none(app, client):
         assert (without.status, len(without.session)) == (201, 43)
 
 
-async def test_initialize_with_an_unknown_id_is_not_found(client):
-    answer = await client.fetch("POST", "/mcp", session="gone", json_body=initialize_request())
-    answer.assert_error("SESSION_NOT_FOUND")
-    assert "Mcp-Session-Id" not in answer.headers
+async def test_initialize_with_an_id_of_no_live_session_creates_a_session(client):
+    """Some clients send fixed headers: a session that has ended would keep them out for good."""
+    ended = await client.create_session()
+    assert (await client.fetch("DELETE", "/mcp", session=ended)).status == 204
+    for former in (ended, "gone", "Z" * 43):
+        answer = await client.fetch("POST", "/mcp", session=former, json_body=initialize_request())
+        assert answer.result()["protocolVersion"] == "2025-11-25"
+        assert answer.session not in (former, "")
+        assert (await client.call_tool(answer.session)).status == 200
+        # Only `initialize` does: any other message with that id is refused, also one that looks like it.
+        for message in (PING, {"jsonrpc": "2.0", "method": "initialize"}, [initialize_request()]):
+            refused = await client.fetch("POST", "/mcp", session=former, json_body=message)
+            refused.assert_error("SESSION_NOT_FOUND")
+        sent = await client.fetch("POST", "/mcp/send", session=former, json_body=initialize_request())
+        sent.assert_error("SESSION_NOT_FOUND")
+
+
+async def test_initialize_with_a_malformed_id_is_refused(client):
+    for malformed in ("", "with space", "a" * 129, ["a", "b"]):
+        answer = await client.fetch("POST", "/mcp", json_body=initialize_request(), Mcp_Session_Id=malformed)
+        answer.assert_error("SESSION_ID_MALFORMED")
+        assert "Mcp-Session-Id" not in answer.headers
 
 
 async def test_no_method_runs_without_a_session(app, client, monkeypatch):
