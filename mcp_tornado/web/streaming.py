@@ -61,7 +61,8 @@ class StreamingHandler(BaseHandler):
             kind: The label of the stream in metrics.
             sends_priming: Whether the priming events of the reader are sent.
             opening: Frames to send before those of the reader; `None` is a comment. A stream that may have no event
-                for long begins with one at once, because some proxies hold the head back until the first byte.
+                for long begins with one at once, because some proxies hold the head back until the first byte. The
+                first frame of the reader repeats the reconnection time: it may be the one that ends the connection.
         """
         settings = self.services.settings
         gauge = self.services.metrics.streams_active.labels(kind)
@@ -75,7 +76,6 @@ class StreamingHandler(BaseHandler):
         try:
             for frame in opening:
                 self.write(KEEPALIVE if frame is None else encode_event(frame, retry))
-                retry = None if frame is not None else retry
             await self.flush()
             async with aclosing(reader.frames(settings.server.keepalive_seconds)) as frames:
                 async for frame in frames:

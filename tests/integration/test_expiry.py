@@ -67,11 +67,12 @@ async def test_an_expired_session_that_is_not_swept_yet_is_reported_as_expired(u
         await wait_until(is_expired, "no session is active")
         for response in (
             await wire.post(wire.tool_request("echo", text="x")),
-            await wire.initialize(),
             await wire.delete(),
             await wire.http.get(f"{unswept.url}/session", headers=wire.headers),
         ):
             assert (response.status_code, error_code(response)) == (404, "SESSION_EXPIRED")
+        renewed = await wire.initialize()
+        assert renewed.headers["Mcp-Session-Id"] not in ("", wire.session_id)
 
 
 async def wait_for_idle_session_to_expire(wire: Wire) -> None:
