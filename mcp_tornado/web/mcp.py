@@ -80,6 +80,7 @@ class MCPHandler(StreamingHandler):
 
     async def post(self) -> None:
         """Handle one JSON-RPC message or a batch."""
+        session: Session | None = getattr(self, "session", None)
         raw = self.body()
         try:
             await self._post(session, raw)
@@ -96,7 +97,6 @@ class MCPHandler(StreamingHandler):
         is_initialize = _is_initialize(body) and (self._is_handshake_era or not names_stateless_version)
         if self._session_ended is not None and not is_initialize:
             raise self._session_ended
-        session: Session | None = getattr(self, "session", None)
         is_stateless = not is_initialize and (not self._is_handshake_era or names_stateless_version)
         lacks_session = session is None and not is_stateless and self._mode == "required"
         if lacks_session and (not raw or (malformed is None and not is_initialize)):
