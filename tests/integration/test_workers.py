@@ -344,7 +344,6 @@ async def test_a_signal_during_the_start_ends_all_workers(start: StartWorkers, a
 
 
 REFUSED = [
-    ("import nonesuch_dependency", "sqlite:///sessions.db", "nonesuch_dependency"),
     ("raise SystemExit(3)", "sqlite:///sessions.db", "ended with exit code 3"),
     ("server = 17", "sqlite:///sessions.db", "MCPServer"),
     (APP, "sqlite:////nonesuch/directory/sessions.db", "/nonesuch/directory"),
@@ -374,6 +373,17 @@ def test_an_error_of_the_start_is_reported_once(app: Path, tmp_path: Path, text:
     (error,) = [line for line in errors.splitlines() if reason in line]
     assert error.startswith("Error: ")
     assert "worker.died" not in errors
+
+
+def test_a_fault_in_the_code_of_the_user_is_reported_once(app: Path, tmp_path: Path) -> None:
+    app.write_text("import nonesuch_dependency")
+    completed = run_command(tmp_path, "serve", f"{app}:server", "--workers", "3", "--store", "sqlite:///sessions.db")
+    assert completed.returncode == 1
+    (error,) = [line for line in completed.stderr.splitlines() if line.startswith("Error: ")]
+    assert "nonesuch_dependency" in error
+    assert completed.stderr.count("Traceback") == 1
+    assert "server.started" not in completed.stderr
+    assert "worker.died" not in completed.stderr
 
 
 def test_a_port_in_use_is_reported(app: Path, tmp_path: Path) -> None:
