@@ -111,9 +111,14 @@ class SessionRecords:
 
 
 def logged_event(event: ForwardedEvent) -> LoggedEvent | None:
-    """Return what the id of an event describes; `None` if it has no id."""
+    """Return what the id of an event describes; `None` if it has no id, or if it is the priming event of a GET.
+
+    The priming event of a GET has the number 0. It is not stored, and every GET may begin with it.
+    """
     parsed = EventId.parse(event.id) if event.id is not None else None
-    return LoggedEvent(str(parsed), parsed.number, parsed.stream, event.message) if parsed is not None else None
+    if parsed is None or parsed.number == 0:
+        return None
+    return LoggedEvent(str(parsed), parsed.number, parsed.stream, event.message)
 
 
 def stream_of(exchange: Exchange) -> str | None:

@@ -344,7 +344,7 @@ async def test_a_signal_during_the_start_ends_all_workers(start: StartWorkers, a
 
 
 REFUSED = [
-    ("raise SystemExit(3)", "sqlite:///sessions.db", "ended with exit code 3"),
+    ("import os; os._exit(3)", "sqlite:///sessions.db", "ended with exit code 3"),
     ("server = 17", "sqlite:///sessions.db", "MCPServer"),
     (APP, "sqlite:////nonesuch/directory/sessions.db", "/nonesuch/directory"),
     (APP, "redis://127.0.0.1:1/0", "127.0.0.1:1"),
@@ -375,12 +375,16 @@ def test_an_error_of_the_start_is_reported_once(app: Path, tmp_path: Path, text:
     assert "worker.died" not in errors
 
 
-def test_a_fault_in_the_code_of_the_user_is_reported_once(app: Path, tmp_path: Path) -> None:
-    app.write_text("import nonesuch_dependency")
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [("import nonesuch_dependency", "nonesuch_dependency"), ("raise SystemExit(3)", "SystemExit: 3")],
+)
+def test_a_fault_in_the_code_of_the_user_is_reported_once(app: Path, tmp_path: Path, code: str, reason: str) -> None:
+    app.write_text(code)
     completed = run_command(tmp_path, "serve", f"{app}:server", "--workers", "3", "--store", "sqlite:///sessions.db")
     assert completed.returncode == 1
     (error,) = [line for line in completed.stderr.splitlines() if line.startswith("Error: ")]
-    assert "nonesuch_dependency" in error
+    assert reason in error
     assert completed.stderr.count("Traceback") == 1
     assert "server.started" not in completed.stderr
     assert "worker.died" not in completed.stderr
